@@ -1,0 +1,46 @@
+// The operators of the package on raw pointers. No torch, no Python; sizes are in elements.
+#pragma once
+
+#include <cstdint>
+
+namespace ppcmi {
+
+enum class Type : int { f32 = 0, f16 = 1, bf16 = 2 };
+
+// [n, c, h, w] with any strides; `type` is ignored for codes, which are bytes.
+struct Image {
+  void* data;
+  std::int64_t n, c, h, w;
+  std::int64_t stride_n, stride_c, stride_h, stride_w;
+  Type type;
+};
+
+// Key material of one transform, out = M v + offset. rounds == 0: `mix` is the dense M [dim, dim], rows permuted.
+// rounds > 0: `mix` holds signs [rounds, dim], `factors` [rounds, odd, odd], `perm` [dim], out[i] = v[perm[i]].
+struct Material {
+  std::int64_t dim, rounds, odd;
+  const float* mix;
+  const float* factors;
+  const std::int64_t* perm;
+  const float* offset;
+};
+
+struct Codebook {
+  int bits;
+  const float* table;  // thresholds [2^bits - 1] to quantize, levels [2^bits] to dequantize
+};
+
+void klt(const Image& x, const Image& out, const Material& material, int fold, bool normalize, bool inverse,
+         int threads);
+
+void klt_quantize(const Image& x, const Image& codes, const Material& material, int fold, bool normalize,
+                  const Codebook& thresholds, int threads);
+
+void klt_dequantize(const Image& codes, const Image& out, const Material& material, int fold, const Codebook& levels,
+                    int threads);
+
+// matrices [k, out.c, dim]; index [n] picks one a sample (null: the first for all); offsets [k, out.c] or null.
+void switch_dequantize(const Image& codes, const Image& out, const float* matrices, const std::int64_t* index,
+                       const float* offsets, const Codebook& levels, int threads);
+
+}  // namespace ppcmi
