@@ -1,0 +1,209 @@
+"""The keyed latent transform as torch ops: normalize + mix + permute + quantize in one pass, and the way back.
+
+Every op takes [N, C, H, W] in either memory format and keeps it. `backend`: "auto" and "cpu" run the C++ kernels,
+"torch" the pure-torch reference on any device; nothing falls back silently. See docs/ops.md.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ppcmi_fast.ops import checks, library, reference
+from ppcmi_fast.ops.codebook import codebook
+from ppcmi_fast.ops.params import KltParams
+
+__all__ = ["KltParams", "codebook", "klt", "klt_dequantize", "klt_quantize", "reference", "switch_dequantize"]
+
+assert library.LIBRARY is not None
+
+_Material = tuple[Tensor, Tensor | None, Tensor | None, Tensor | None, int]
+
+
+def _material(params: KltParams) -> _Material:
+    mix = params.matrix if params.matrix is not None else params.signs
+    assert mix is not None
+    return mix, params.factors, params.perm, params.offset, params.fold
+
+
+class _DifferentiableKlt(torch.autograd.Function):
+    """Used only when x needs a gradient: an autograd formula on the op itself would cost every call microseconds."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        mix: Tensor,
+        factors: Any,
+        perm: Any,
+        offset: Any,
+        fold: int,
+        normalize: bool,
+        inverse: bool,
+    ) -> Tensor:
+        ctx.save_for_backward(x, mix, factors, perm)
+        ctx.settings = (fold, normalize, inverse)
+        out: Tensor = torch.ops.ppcmi_fast.klt(x, mix, factors, perm, offset, fold, normalize, inverse)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        x, mix, factors, perm = ctx.saved_tensors
+        fold, normalize, inverse = ctx.settings
+        grad = torch.ops.ppcmi_fast.klt(
+            grads[0].to(x.dtype), mix, factors, perm, None, fold, False, not inverse
+        )
+        if normalize:
+            grad = _through_normalization(x, grad, fold)
+        return grad, None, None, None, None, None, None, None
+
+
+def _through_normalization(x: Tensor, grad: Tensor, fold: int) -> Tensor:
+    """The gradient before v / rms(v), from the gradient after it; both in x's own layout."""
+    v, g = x.float(), grad.float()
+    if fold > 1:
+        v, g = (torch.nn.functional.pixel_unshuffle(t, fold) for t in (v, g))
+    scale = torch.rsqrt(v.square().mean(1, keepdim=True) + reference.EPSILON)
+    unit = v * scale
+    out = (g - unit * (g * unit).mean(1, keepdim=True)) * scale
+    return (torch.nn.functional.pixel_shuffle(out, fold) if fold > 1 else out).to(x.dtype)
+
+
+def klt(
+    x: Tensor, params: KltParams, *, normalize: bool = True, inverse: bool = False, backend: str = "auto"
+) -> Tensor:
+    """Keyed latent transform (PPCMI-SF section III): fold, normalize to unit RMS, mix, permute, offset.
+
+    Args:
+        x: [N, C, H, W] float32, float16 or bfloat16, C * fold^2 = params.dim; with `inverse`, [N, D, H, W].
+        params: material from `key.klt_params`, on x's device.
+        normalize: divide each position's D-vector by its RMS first; a zero vector stays zero.
+        inverse: the way back, without the normalization, which is not undone.
+        backend: "auto", "cpu", "cuda" or "torch".
+
+    Returns:
+        [N, D, H/fold, W/fold], or with `inverse` [N, C, H*fold, W*fold], of x's dtype and memory format;
+        differentiable with respect to x.
+
+    Raises:
+        ValueError: shape, dtype, device or settings; the message names expected and got.
+        RuntimeError: the backend is not there.
+    """
+    checks.check_params(params, x)
+    if inverse and normalize:
+        raise ValueError(
+            "normalize: expected False with inverse=True, got True; a normalization has no inverse"
+        )
+    fold = params.fold
+    if inverse:
+        checks.check_floats(x, params.dim, 1)
+    else:
+        checks.check_floats(x, params.channels, fold)
+    checks.check_backend(backend, x.device)
+    if backend == "torch":
+        return reference.klt(x, params, normalize=normalize, inverse=inverse)
+    if x.requires_grad and torch.is_grad_enabled():
+        out: Tensor = _DifferentiableKlt.apply(x, *_material(params), normalize, inverse)  # type: ignore[no-untyped-call]
+    else:
+        out = torch.ops.ppcmi_fast.klt(x, *_material(params), normalize, inverse)
+    return out
+
+
+def klt_quantize(
+    x: Tensor, params: KltParams, *, bits: int = 8, normalize: bool = True, backend: str = "auto"
+) -> Tensor:
+    """Transform and quantize in one pass, with the Gaussian-optimal codebook of `bits`.
+
+    Args:
+        x: [N, C, H, W] float32, float16 or bfloat16, C * fold^2 = params.dim.
+        params: material from `key.klt_params`.
+        bits: 2, 4 or 8.
+        normalize: divide each position's D-vector by its RMS first.
+        backend: as in `klt`.
+
+    Returns:
+        uint8 [N, D * bits / 8, H/fold, W/fold]; byte j holds channels j*p .. j*p + p - 1 (p = 8/bits) from bit 0 up.
+
+    Raises:
+        ValueError, RuntimeError: as `klt`; also bits, or a D that does not fill bytes.
+    """
+    checks.check_params(params, x)
+    checks.check_floats(x, params.channels, params.fold)
+    checks.check_packable(params.dim, bits)
+    checks.check_backend(backend, x.device)
+    x = x.detach()
+    if backend == "torch":
+        return reference.klt_quantize(x, params, bits=bits, normalize=normalize)
+    out: Tensor = torch.ops.ppcmi_fast.klt_quantize(x, *_material(params), bits, normalize)
+    return out
+
+
+def klt_dequantize(
+    codes: Tensor,
+    params: KltParams,
+    *,
+    bits: int = 8,
+    dtype: torch.dtype = torch.float32,
+    backend: str = "auto",
+) -> Tensor:
+    """Codes to latents: codebook levels, inverse transform, unfolding.
+
+    Args:
+        codes: uint8 [N, D * bits / 8, H, W] from `klt_quantize`.
+        params: the material they were made with.
+        bits: 2, 4 or 8.
+        dtype: float32, float16 or bfloat16.
+        backend: as in `klt`.
+
+    Returns:
+        [N, C, H*fold, W*fold] of `dtype`, in the memory format of `codes`.
+
+    Raises:
+        ValueError, RuntimeError: as `klt_quantize`.
+    """
+    checks.check_params(params, codes)
+    checks.check_codes(codes, params.dim, bits)
+    checks.check_output(dtype)
+    checks.check_backend(backend, codes.device)
+    if backend == "torch":
+        return reference.klt_dequantize(codes, params, bits=bits, dtype=dtype)
+    out: Tensor = torch.ops.ppcmi_fast.klt_dequantize(codes, *_material(params), bits, dtype)
+    return out
+
+
+def switch_dequantize(
+    codes: Tensor,
+    matrices: Tensor,
+    index: Tensor | None = None,
+    offsets: Tensor | None = None,
+    *,
+    bits: int = 8,
+    dtype: torch.dtype = torch.float32,
+    backend: str = "auto",
+) -> Tensor:
+    """Codes of many sites to one frame: codebook levels, then a matrix per sample.
+
+    Args:
+        codes: uint8 [N, D * bits / 8, H, W].
+        matrices: float32 [K, Dout, D] with `index`, or [Dout, D] for all samples.
+        index: int64 [N] in 0..K-1, the matrix of each sample.
+        offsets: float32 [K, Dout] or [Dout], added after the product.
+        bits: 2, 4 or 8.
+        dtype: float32, float16 or bfloat16.
+        backend: as in `klt`.
+
+    Returns:
+        [N, Dout, H, W] of `dtype`, in the memory format of `codes`.
+
+    Raises:
+        ValueError, RuntimeError: as `klt_quantize`; also an index out of range.
+    """
+    checks.check_switch(codes, matrices, index, offsets, bits)
+    checks.check_output(dtype)
+    checks.check_backend(backend, codes.device)
+    if backend == "torch":
+        return reference.switch_dequantize(codes, matrices, index, offsets, bits=bits, dtype=dtype)
+    out: Tensor = torch.ops.ppcmi_fast.switch_dequantize(codes, matrices, index, offsets, bits, dtype)
+    return out

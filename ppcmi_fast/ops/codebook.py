@@ -1,0 +1,93 @@
+"""Quantizers for N(0, 1): what normalized, mixed latents look like, so one table per bit width serves all."""
+
+from __future__ import annotations
+
+import math
+from functools import cache
+
+import numpy as np
+import torch
+from torch import Tensor
+
+BITS = (2, 4, 8)
+
+
+def check_bits(bits: int) -> None:
+    """Raise ValueError unless bits is 2, 4 or 8."""
+    if bits not in BITS:
+        raise ValueError(f"bits: expected 2, 4 or 8, got {bits}")
+
+
+def _density(x: float) -> float:
+    return math.exp(-0.5 * x * x) / math.sqrt(2 * math.pi) if math.isfinite(x) else 0.0
+
+
+def _below(x: float) -> float:
+    return 0.5 * math.erfc(-x / math.sqrt(2))
+
+
+def lloyd_max(count: int) -> list[float]:
+    """Levels of the mean-square-optimal quantizer of N(0, 1) (Max 1960; Lloyd 1982), ascending."""
+    levels = [4.0 * (i + 0.5) / count - 2.0 for i in range(count)]
+    for _ in range(5000):
+        edges = [-math.inf, *((a + b) / 2 for a, b in zip(levels, levels[1:], strict=False)), math.inf]
+        cells = list(zip(edges, edges[1:], strict=False))
+        new = [(_density(a) - _density(b)) / (_below(b) - _below(a)) for a, b in cells]
+        moved = max(abs(a - b) for a, b in zip(new, levels, strict=True))
+        levels = new
+        if moved < 1e-13:
+            break
+    return levels
+
+
+def uniform_distortion(step: float, count: int) -> float:
+    """Mean squared error on N(0, 1) of `count` levels `step` apart around zero."""
+    total = 0.0
+    for index in range(count):
+        level = (index - (count - 1) / 2) * step
+        low = -math.inf if index == 0 else level - step / 2
+        high = math.inf if index == count - 1 else level + step / 2
+        mass = _below(high) - _below(low)
+        first = _density(low) - _density(high)
+        second = mass + (low * _density(low) if math.isfinite(low) else 0.0)
+        second -= high * _density(high) if math.isfinite(high) else 0.0
+        total += second - 2 * level * first + level * level * mass
+    return total
+
+
+@cache
+def uniform_step(count: int) -> float:
+    """The step that minimizes `uniform_distortion`, by golden-section search."""
+    ratio = (math.sqrt(5) - 1) / 2
+    low, high = 1.0 / count, 16.0 / count
+    while high - low > 1e-9:
+        a, b = high - ratio * (high - low), low + ratio * (high - low)
+        if uniform_distortion(a, count) < uniform_distortion(b, count):
+            high = b
+        else:
+            low = a
+    return (low + high) / 2
+
+
+@cache
+def _tables(bits: int) -> tuple[Tensor, Tensor]:
+    count = 2**bits
+    if bits == 8:
+        levels = (np.arange(count) - (count - 1) / 2) * uniform_step(count)
+    else:
+        levels = np.array(lloyd_max(count))
+    thresholds = (levels[1:] + levels[:-1]) / 2
+    return torch.from_numpy(levels.astype(np.float32)), torch.from_numpy(thresholds.astype(np.float32))
+
+
+def codebook(bits: int) -> tuple[Tensor, Tensor]:
+    """Levels float32 [2^bits] and thresholds float32 [2^bits - 1]; a code is the number of thresholds <= the value.
+
+    2 and 4 bits: Lloyd-Max. 8 bits: the optimal uniform quantizer, because a kernel then needs one multiply-add in
+    place of a search, for 2 dB less of a signal-to-noise ratio that no network notices.
+
+    Raises:
+        ValueError: bits other than 2, 4 or 8.
+    """
+    check_bits(bits)
+    return _tables(bits)

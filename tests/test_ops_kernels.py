@@ -1,0 +1,219 @@
+"""The CPU kernels against float64 and against torch at the same precision; layouts, sizes, packing."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from ppcmi_fast import ops
+from ppcmi_fast.keys import SiteKey
+from ppcmi_fast.ops import KltParams, reference
+
+KEY = SiteKey(bytes(range(32)), "tests")
+CASES = [
+    ("hadamard", 2, 1),
+    ("hadamard", 64, 1),
+    ("hadamard", 48, 1),
+    ("hadamard", 48, 2),
+    ("hadamard", 128, 4),
+    ("haar", 7, 1),
+    ("haar", 100, 1),
+    ("haar", 36, 2),
+]
+DTYPES = [torch.float32, torch.float16, torch.bfloat16]
+GRIDS = [(1, 1), (3, 5), (8, 16), (9, 15)]
+
+
+def params_of(case: tuple[str, int, int], offset: float = 0.5) -> KltParams:
+    mixing, dim, fold = case
+    return KEY.klt_params("image", 4, dim, mixing, fold, offset_scale=offset)
+
+
+def draw(
+    params: KltParams, grid: tuple[int, int], dtype: torch.dtype = torch.float32, count: int = 2
+) -> Tensor:
+    generator = torch.Generator().manual_seed(grid[0] * 100 + params.dim)
+    shape = (count, params.channels, grid[0] * params.fold, grid[1] * params.fold)
+    return (torch.randn(shape, generator=generator) * 2 + 0.3).to(dtype)
+
+
+def exact(x: Tensor, params: KltParams, normalize: bool) -> Tensor:
+    """The transform in float64, straight from its definition."""
+    v = torch.nn.functional.pixel_unshuffle(x.double(), params.fold)
+    if normalize:
+        v = v / v.square().mean(1, keepdim=True).add(1e-12).sqrt()
+    out = torch.einsum("ij,njhw->nihw", params.dense(), v)
+    return out if params.offset is None else out + params.offset.double().view(1, -1, 1, 1)
+
+
+def worst(a: Tensor, b: Tensor) -> float:
+    return (a.double() - b.double()).abs().max().item()
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("normalize", [True, False])
+def test_forward_is_as_exact_as_torch(
+    case: tuple[str, int, int], dtype: torch.dtype, normalize: bool
+) -> None:
+    params = params_of(case)
+    x = draw(params, (9, 15), dtype)
+    truth = exact(x, params, normalize)
+    ours = worst(ops.klt(x, params, normalize=normalize), truth)
+    theirs = worst(reference.klt(x, params, normalize=normalize), truth)
+    assert ours <= 2 * theirs + 1e-7
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_inverse_undoes_forward(case: tuple[str, int, int], dtype: torch.dtype) -> None:
+    params = params_of(case)
+    x = draw(params, (8, 16), dtype)
+    back = ops.klt(ops.klt(x, params, normalize=False), params, normalize=False, inverse=True)
+    assert back.dtype == dtype and back.shape == x.shape
+    tolerance = {torch.float32: 1e-5, torch.float16: 2e-2, torch.bfloat16: 2e-1}[dtype]
+    assert worst(back, x) < tolerance
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("grid", GRIDS)
+def test_layouts_and_views_give_the_same_and_keep_theirs(
+    case: tuple[str, int, int], grid: tuple[int, int]
+) -> None:
+    params = params_of(case)
+    x = draw(params, grid)
+    plain = ops.klt(x, params)
+    last = ops.klt(x.contiguous(memory_format=torch.channels_last), params)
+    wide = torch.randn(x.shape[0], x.shape[1], x.shape[2], 2 * x.shape[3])
+    wide[..., ::2] = x
+    torch.testing.assert_close(last, plain, rtol=0, atol=0)
+    torch.testing.assert_close(ops.klt(wide[..., ::2], params), plain, rtol=0, atol=0)
+    assert plain.is_contiguous() and last.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize("case", [c for c in CASES if c[1] % 4 == 0])
+@pytest.mark.parametrize("bits", [2, 4, 8])
+def test_codes_differ_only_at_thresholds_and_by_one(case: tuple[str, int, int], bits: int) -> None:
+    params = params_of(case)
+    for layout in (torch.contiguous_format, torch.channels_last):
+        x = draw(params, (9, 15)).contiguous(memory_format=layout)
+        codes = ops.klt_quantize(x, params, bits=bits)
+        assert codes.is_contiguous(memory_format=layout)
+        mine = reference.unpack(codes, bits).int()
+        truth = exact(x, params, normalize=True)
+        thresholds = ops.codebook(bits)[1].double()
+        best = torch.bucketize(truth.contiguous(), thresholds, right=True)
+        assert (mine - best).abs().max() <= 1
+        gap = (truth.unsqueeze(-1) - thresholds).abs().min(-1).values
+        assert gap[mine != best].numel() == 0 or gap[mine != best].max() < 1e-5
+
+
+@pytest.mark.parametrize("case", [c for c in CASES if c[1] % 4 == 0])
+@pytest.mark.parametrize("bits", [2, 4, 8])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_dequantize_matches_the_reference(case: tuple[str, int, int], bits: int, dtype: torch.dtype) -> None:
+    params = params_of(case)
+    codes = reference.klt_quantize(draw(params, (9, 15)), params, bits=bits)
+    ours = ops.klt_dequantize(codes, params, bits=bits, dtype=dtype)
+    theirs = reference.klt_dequantize(codes, params, bits=bits, dtype=dtype)
+    assert ours.dtype == dtype and ours.shape == theirs.shape
+    torch.testing.assert_close(ours, theirs, rtol=1e-2 if dtype != torch.float32 else 1e-5, atol=1e-5)
+    last = ops.klt_dequantize(
+        codes.contiguous(memory_format=torch.channels_last), params, bits=bits, dtype=dtype
+    )
+    torch.testing.assert_close(last, ours, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("bits", [2, 4, 8])
+@pytest.mark.parametrize("outputs", [5, 32])
+def test_switch_dequantize_uses_each_samples_matrix(bits: int, outputs: int) -> None:
+    generator = torch.Generator().manual_seed(1)
+    matrices, offsets = (
+        torch.randn(3, outputs, 32, generator=generator),
+        torch.randn(3, outputs, generator=generator),
+    )
+    codes = torch.randint(0, 256, (5, 32 * bits // 8, 7, 9), generator=generator).to(torch.uint8)
+    index = torch.tensor([2, 0, 1, 1, 2])
+    ours = ops.switch_dequantize(codes, matrices, index, offsets, bits=bits)
+    levels = ops.codebook(bits)[0].double()[reference.unpack(codes, bits).long()]
+    for sample in range(5):
+        truth = torch.einsum("ij,jhw->ihw", matrices[index[sample]].double(), levels[sample])
+        assert worst(ours[sample], truth + offsets[index[sample]].double()[:, None, None]) < 1e-4
+    single = ops.switch_dequantize(codes, matrices[1], offsets=offsets[1], bits=bits)
+    torch.testing.assert_close(single[2], ours[2], rtol=0, atol=0)
+    torch.testing.assert_close(
+        reference.switch_dequantize(codes, matrices, index, offsets, bits=bits), ours, rtol=1e-4, atol=1e-4
+    )
+
+
+def test_packing_puts_the_first_channel_in_the_lowest_bits() -> None:
+    codes = torch.tensor([1, 2, 3, 0, 3, 3, 0, 1], dtype=torch.uint8).view(1, 8, 1, 1)
+    assert reference.pack(codes, 2).flatten().tolist() == [0b00111001, 0b01001111]
+    assert reference.pack(codes, 4).flatten().tolist() == [0x21, 0x03, 0x33, 0x10]
+    for bits in (2, 4, 8):
+        assert torch.equal(reference.unpack(reference.pack(codes, bits), bits), codes)
+
+
+def test_codebooks_are_optimal_for_a_gaussian() -> None:
+    x = torch.randn(400_000, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    # Max (1960): distortion of the optimal quantizers of 4 and 16 levels.
+    for bits, distortion in ((2, 0.1175), (4, 0.009497)):
+        levels, thresholds = ops.codebook(bits)
+        error = (levels.double()[torch.bucketize(x, thresholds.double(), right=True)] - x).square().mean()
+        assert error.item() == pytest.approx(distortion, rel=0.02)
+    levels, thresholds = ops.codebook(8)
+    steps = levels.diff()
+    assert steps.max() - steps.min() < 1e-6
+    base = (levels.double()[torch.bucketize(x, thresholds.double(), right=True)] - x).square().mean()
+    for factor in (0.9, 1.1):
+        other = (levels * factor).double()[torch.bucketize(x, (thresholds * factor).double(), right=True)]
+        assert (other - x).square().mean() > base
+
+
+@pytest.mark.parametrize("shape", [(0, 64, 4, 4), (2, 64, 0, 4), (1, 64, 1, 1)])
+def test_empty_batches_and_single_positions_work(shape: tuple[int, ...]) -> None:
+    params = params_of(("hadamard", 64, 1))
+    x = torch.randn(shape)
+    assert ops.klt(x, params).shape == shape
+    codes = ops.klt_quantize(x, params, bits=4)
+    assert codes.shape == (shape[0], 32, *shape[2:])
+    assert ops.klt_dequantize(codes, params, bits=4).shape == shape
+
+
+def test_zero_vectors_stay_zero_and_nan_gets_the_highest_code() -> None:
+    params = KEY.klt_params("image", 4, 16, "haar")
+    assert torch.equal(ops.klt(torch.zeros(1, 16, 2, 2), params), torch.zeros(1, 16, 2, 2))
+    broken = torch.full((1, 16, 1, 1), float("nan"))
+    for bits in (2, 4, 8):
+        ours = reference.unpack(ops.klt_quantize(broken, params, bits=bits), bits)
+        assert torch.equal(ours, torch.full_like(ours, 2**bits - 1))
+
+
+@pytest.mark.parametrize(
+    "values", [[0.0, -0.0, 1.0, 65504.0, 1e-7, 6e-8, 3e-8, 70000.0, float("inf"), 1 / 3]]
+)
+def test_half_types_round_as_torch_rounds(values: list[float]) -> None:
+    params = KltParams("haar", 1, matrix=torch.ones(1, 1))
+    for dtype in (torch.float16, torch.bfloat16):
+        x = torch.tensor(values).to(dtype).view(1, 1, 1, -1)
+        assert torch.equal(ops.klt(x, params, normalize=False), x)
+    third = KltParams("haar", 1, matrix=torch.full((1, 1), 1 / 3))
+    x = torch.randn(1, 1, 40, 50)
+    for dtype in (torch.float16, torch.bfloat16):
+        expected = (x.to(dtype).float() * torch.tensor(1 / 3)).to(dtype)
+        assert torch.equal(ops.klt(x.to(dtype), third, normalize=False), expected)
+
+
+def test_two_threads_give_what_one_gives() -> None:
+    params = params_of(("hadamard", 64, 1))
+    x = torch.randn(4, 64, 33, 31)
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        one = ops.klt_quantize(x, params, bits=4)
+        torch.set_num_threads(2)
+        two = ops.klt_quantize(x, params, bits=4)
+    finally:
+        torch.set_num_threads(before)
+    assert torch.equal(one, two)
