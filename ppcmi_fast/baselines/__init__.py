@@ -1,0 +1,1 @@
+"""Baselines: networks that see the images."""

@@ -1,0 +1,7 @@
+"""Codecs: images and masks to latents and back."""
+
+from ppcmi_fast.codec.image import ImageCodec
+from ppcmi_fast.codec.learner import CodecLearner, MaskCodec
+from ppcmi_fast.codec.mask import LinearMaskCodec, MaskAutoencoder
+
+__all__ = ["CodecLearner", "ImageCodec", "LinearMaskCodec", "MaskAutoencoder", "MaskCodec"]

@@ -1,0 +1,82 @@
+"""What a site trains: image codec, mask codec and a segmentation head on the latents, under one loss."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ppcmi_fast.codec.image import ImageCodec
+from ppcmi_fast.codec.mask import LinearMaskCodec, MaskAutoencoder
+
+MaskCodec = LinearMaskCodec | MaskAutoencoder
+LatentNetwork = Callable[[dict[int, Tensor]], dict[int, Tensor]]
+
+# The error of the 4-bit Gaussian codebook on N(0, 1): what the latents will suffer on the wire.
+QUANTIZATION_NOISE = 0.1
+
+
+def soft_dice_loss(scores: Tensor, masks: Tensor) -> Tensor:
+    """1 - soft Dice over the batch, mean over foreground classes; `scores` [N, classes, H, W] in 0..1."""
+    classes = scores.shape[1]
+    truth = F.one_hot(masks, classes).movedim(-1, 1)[:, 1:].to(scores.dtype)
+    guess = scores[:, 1:].clamp(0, 1)
+    overlap = (guess * truth).sum((0, 2, 3))
+    total = (guess + truth).sum((0, 2, 3))
+    return 1 - ((2 * overlap + 1) / (total + 1)).mean()
+
+
+class CodecLearner(nn.Module):
+    """Everything a site trains before it uploads; all of it is averaged, sealed, when the codec is shared.
+
+    The segmentation head has the mapper's form and its target (the mask code, squared error), so the latents learn to
+    carry what the server will look for. The head itself is thrown away: the server starts from nothing.
+
+    Args:
+        image_codec: trained by reconstruction and through the head.
+        mask_codec: a `MaskAutoencoder` is trained by its own reconstruction; a `LinearMaskCodec` is fixed.
+        head: plain image latents -> mask code; None trains for reconstruction alone.
+        reconstruction: weight of the image's mean absolute error.
+    """
+
+    def __init__(
+        self,
+        image_codec: ImageCodec,
+        mask_codec: MaskCodec,
+        head: nn.Module | None,
+        reconstruction: float = 0.2,
+    ) -> None:
+        super().__init__()
+        self.image_codec, self.mask_codec, self.head = image_codec, mask_codec, head
+        self.reconstruction = reconstruction
+
+    def loss(self, images: Tensor, masks: Tensor, generator: torch.Generator) -> Tensor:
+        """Loss of a batch: images [N, 1, H, W] in 0..1, masks int64 [N, H, W]."""
+        latents = {
+            scale: z + QUANTIZATION_NOISE * torch.randn(z.shape, generator=generator)
+            for scale, z in self.image_codec.encode(images).items()
+        }
+        total = self.reconstruction * (self.image_codec.decode(latents) - images).abs().mean()
+        targets = self.mask_codec.encode(masks)
+        if isinstance(self.mask_codec, MaskAutoencoder):
+            probabilities = self.mask_codec.decode(targets).float().softmax(1)
+            cross_entropy = F.nll_loss(probabilities.clamp_min(1e-7).log(), masks)
+            total = total + 0.5 * cross_entropy + 0.5 * soft_dice_loss(probabilities, masks)
+            targets = {scale: z.detach() for scale, z in targets.items()}
+        if self.head is None:
+            return total
+        guess = self.head(latents)
+        total = total + sum((F.mse_loss(guess[s].float(), z) for s, z in targets.items()), torch.zeros(()))
+        if isinstance(self.mask_codec, LinearMaskCodec):
+            total = total + soft_dice_loss(
+                self.mask_codec.decode({s: z.float() for s, z in guess.items()}), masks
+            )
+        return total
+
+    @torch.no_grad()
+    def predict(self, images: Tensor) -> Tensor:
+        """Class scores [N, classes, H, W] through the head, without the wire; for validation at the site."""
+        assert self.head is not None
+        return self.mask_codec.decode(self.head(self.image_codec.encode(images)))

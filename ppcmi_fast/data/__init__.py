@@ -1,0 +1,1 @@
+"""Data: the folder layout, splits by subject, augmentation and phantoms."""

@@ -1,0 +1,190 @@
+"""The folder layout: images, masks and manifest.csv with columns image, mask, subject, site."""
+
+from __future__ import annotations
+
+import csv
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from ppcmi_fast.errors import DataError
+
+COLUMNS = ("image", "mask", "subject", "site")
+SHOWN = 5
+
+
+@dataclass(frozen=True)
+class Record:
+    """One image with its mask. `spacing` is (y, x) in millimetres a pixel of the file, where known."""
+
+    image: Path
+    mask: Path
+    subject: str
+    site: str
+    spacing: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A folder that has been checked whole. `classes` counts the background."""
+
+    name: str
+    root: Path
+    records: list[Record]
+    classes: int
+
+    @property
+    def spacing_known(self) -> bool:
+        """Whether every image has its spacing in millimetres."""
+        return all(record.spacing is not None for record in self.records)
+
+
+def open_grey(path: Path) -> Image.Image:
+    """Decode an 8-bit grey or palette image whole.
+
+    Raises:
+        DataError: missing, damaged, or of another mode.
+    """
+    try:
+        with Image.open(path) as image:
+            image.load()
+            if image.mode not in ("L", "P", "1"):
+                raise DataError(
+                    f"{path}: expected an 8-bit grey image, got mode {image.mode}; convert it to 8-bit grey"
+                )
+            return image.copy() if image.mode != "1" else image.convert("L")
+    except FileNotFoundError:
+        raise DataError(
+            f"{path}: expected an image file, found nothing; correct the manifest or add the file"
+        ) from None
+    except DataError:
+        raise
+    except Exception as error:
+        raise DataError(
+            f"{path}: expected a readable image, got a damaged file ({error}); replace it"
+        ) from None
+
+
+def _rows(root: Path) -> list[dict[str, str]]:
+    if not root.is_dir():
+        raise DataError(
+            f"{root}: expected a folder with manifest.csv, images and masks, found none; check the path"
+        )
+    path = root / "manifest.csv"
+    if not path.is_file():
+        what = "an empty folder" if not any(root.iterdir()) else "none"
+        raise DataError(
+            f"{path}: expected a manifest with columns {', '.join(COLUMNS)}, found {what}; write one"
+        )
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file)
+            missing = [c for c in COLUMNS[:3] if c not in (reader.fieldnames or [])]
+            if missing:
+                raise DataError(
+                    f"{path}: expected columns {', '.join(COLUMNS)}, missing {', '.join(missing)}; add them to line 1"
+                )
+            rows = list(reader)
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: expected UTF-8 text, got {error.reason}; save it as UTF-8") from None
+    if not rows:
+        raise DataError(f"{path}: expected a line per image, got none; list the images")
+    return rows
+
+
+def _spacing(row: dict[str, str], where: str) -> tuple[float, float] | None:
+    texts = [row.get("spacing_y") or "", row.get("spacing_x") or ""]
+    if not any(texts):
+        return None
+    try:
+        y, x = (float(text) for text in texts)
+    except ValueError:
+        y = x = 0.0
+    if not (0 < y < 100 and 0 < x < 100):
+        raise DataError(
+            f"{where}: expected spacing_y and spacing_x in millimetres, got {texts}; correct or empty both"
+        )
+    return y, x
+
+
+def _problem(record: Record, classes: int | None) -> tuple[str | None, int]:
+    """What is wrong with one pair (or None), and its largest mask value."""
+    try:
+        image, mask = open_grey(record.image), open_grey(record.mask)
+    except DataError as error:
+        return str(error), 0
+    if image.size != mask.size:
+        return (
+            f"{record.mask}: expected the size of its image {image.size[0]}x{image.size[1]},"
+            f" got {mask.size[0]}x{mask.size[1]}; export the mask at the image's size"
+        ), 0
+    largest = int(np.asarray(mask).max())
+    if classes is not None and largest >= classes:
+        return (
+            f"{record.mask}: expected values 0..{classes - 1}, got {largest}; check classes or the mask",
+            largest,
+        )
+    return None, largest
+
+
+def load_folder(root: Path, classes: int | None = None) -> Dataset:
+    """Read and check a data folder; every file is decoded once, so that nothing fails later.
+
+    Args:
+        root: folder with `manifest.csv`; columns image, mask, subject, and optionally site (else one site "site"),
+            spacing_y and spacing_x in millimetres. An empty subject makes the image a subject of its own.
+        classes: classes including the background; None takes the largest mask value + 1.
+
+    Raises:
+        DataError: names up to five offending files, what was expected and the cure.
+    """
+    root = Path(root)
+    records = []
+    for number, row in enumerate(_rows(root), start=2):
+        where = f"{root / 'manifest.csv'} line {number}"
+        if not row.get("image") or not row.get("mask"):
+            raise DataError(
+                f"{where}: expected an image and its mask, got {row.get('image')!r} and {row.get('mask')!r}"
+            )
+        site = row.get("site") or "site"
+        if "/" in site or "\\" in site or site.startswith("."):
+            raise DataError(f"{where}: expected a site name without slashes, got {site!r}; rename it")
+        subject = row.get("subject") or row["image"]
+        records.append(Record(root / row["image"], root / row["mask"], subject, site, _spacing(row, where)))
+    _check_listing(root, records)
+    found = [_problem(record, classes) for record in records]
+    problems = [text for text, _ in found if text]
+    if problems:
+        more = f"\n... and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
+        raise DataError("\n".join(problems[:SHOWN]) + more)
+    largest = max(value for _, value in found)
+    if classes is None and largest == 0:
+        raise DataError(
+            f"{root}: expected masks with at least one class above 0, all are empty; check the masks"
+        )
+    return Dataset(root.resolve().name, root, records, classes or largest + 1)
+
+
+def _check_listing(root: Path, records: list[Record]) -> None:
+    seen: set[Path] = set()
+    site_of: dict[str, str] = {}
+    for record in records:
+        if record.image in seen:
+            raise DataError(
+                f"{root / 'manifest.csv'}: expected each image once, got {record.image.name} twice"
+            )
+        seen.add(record.image)
+        if site_of.setdefault(record.subject, record.site) != record.site:
+            raise DataError(
+                f"{root / 'manifest.csv'}: expected a subject at one site, got {record.subject!r} at"
+                f" {site_of[record.subject]!r} and {record.site!r}; give them different subjects"
+            )
+    for folder in {record.image.parent for record in records if record.image.parent.is_dir()}:
+        unlisted = sorted(p.name for p in folder.glob("*.png") if p not in seen)
+        if unlisted and folder != root:
+            raise DataError(
+                f"{folder}: expected every image in the manifest with its mask, not listed:"
+                f" {', '.join(unlisted[:SHOWN])}; list or remove them"
+            )

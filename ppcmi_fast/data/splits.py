@@ -1,0 +1,85 @@
+"""Splits by subject, inside every site."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+from ppcmi_fast.data.folder import Record
+from ppcmi_fast.errors import DataError
+
+MIN_SUBJECTS = 3
+
+
+@dataclass(frozen=True)
+class Split:
+    """Training, validation and test records; no subject is in two of them."""
+
+    train: list[Record]
+    val: list[Record]
+    test: list[Record]
+
+    def to_json(self) -> dict[str, dict[str, list[str]]]:
+        """Part -> site -> its subjects."""
+        return {
+            part: {
+                site: sorted({r.subject for r in records if r.site == site})
+                for site in sorted({r.site for r in records})
+            }
+            for part, records in (("train", self.train), ("val", self.val), ("test", self.test))
+        }
+
+
+def check_disjoint(split: Split) -> None:
+    """Raise DataError when a subject is in two parts."""
+    parts = {"train": split.train, "val": split.val, "test": split.test}
+    subjects = {name: {record.subject for record in records} for name, records in parts.items()}
+    for first, second in combinations(subjects, 2):
+        both = sorted(subjects[first] & subjects[second])
+        if both:
+            raise DataError(
+                f"split: expected every subject in one part, got {', '.join(both[:5])} in {first} and {second};"
+                " split by subject, never by image"
+            )
+
+
+def split_by_subject(
+    records: Sequence[Record], fractions: tuple[float, float, float] = (0.6, 0.15, 0.25), seed: int = 0
+) -> Split:
+    """Divide every site's subjects at random; each site has at least one subject in each part.
+
+    Args:
+        records: all records.
+        fractions: of the subjects for train, val and test; sum 1.
+        seed: fixes the draw.
+
+    Raises:
+        DataError: a site with fewer than 3 subjects.
+        ValueError: fractions that are not positive or do not sum to 1.
+    """
+    if min(fractions) <= 0 or abs(sum(fractions) - 1) > 1e-6:
+        raise ValueError(f"fractions: expected three positive numbers that sum to 1, got {fractions}")
+    parts: dict[str, list[Record]] = {"train": [], "val": [], "test": []}
+    generator = random.Random(seed)
+    for site in sorted({record.site for record in records}):
+        subjects = sorted({record.subject for record in records if record.site == site})
+        if len(subjects) < MIN_SUBJECTS:
+            raise DataError(
+                f"site {site!r}: expected at least {MIN_SUBJECTS} subjects (one each to train, validate and test),"
+                f" got {len(subjects)}; add subjects or merge sites"
+            )
+        generator.shuffle(subjects)
+        tests = max(1, round(fractions[2] * len(subjects)))
+        vals = max(1, round(fractions[1] * len(subjects)))
+        tests = min(tests, len(subjects) - 1 - vals)
+        part_of = dict.fromkeys(subjects[:tests], "test") | dict.fromkeys(
+            subjects[tests : tests + vals], "val"
+        )
+        for record in records:
+            if record.site == site:
+                parts[part_of.get(record.subject, "train")].append(record)
+    split = Split(**parts)
+    check_disjoint(split)
+    return split

@@ -1,0 +1,72 @@
+"""The mapper: shapes over grids and folds, adapters, training on squared error."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from ppcmi_fast.mapper import LatentMapper, train_mapper
+from ppcmi_fast.training import FitSettings
+
+
+class RandomSet:
+    """Targets are a fixed linear function of the inputs, seen through a matrix per site."""
+
+    def __init__(self, count: int, sites: int, seed: int) -> None:
+        generator = torch.Generator().manual_seed(seed)
+        fixed = torch.Generator().manual_seed(99)
+        frames = torch.stack([torch.linalg.qr(torch.randn(4, 4, generator=fixed))[0] for _ in range(sites)])
+        weight = torch.randn(6, 4, generator=fixed)
+        plain = torch.randn(count, 4, 8, 8, generator=generator)
+        self.site = torch.randint(sites, (count,), generator=generator)
+        self.inputs = torch.einsum("nij,njhw->nihw", frames[self.site], plain)
+        self.targets = torch.einsum("ij,njhw->nihw", weight, plain)
+
+    def __len__(self) -> int:
+        return len(self.inputs)
+
+    def batch(self, index: Tensor) -> tuple[dict[int, Tensor], dict[int, Tensor], Tensor]:
+        return {4: self.inputs[index]}, {4: self.targets[index]}, self.site[index]
+
+
+@pytest.mark.parametrize(
+    ("ins", "outs"),
+    [
+        ({4: (8, 4), 8: (12, 8), 16: (16, 16)}, {8: (16, 8)}),
+        ({4: (32, 8), 8: (12, 8)}, {8: (16, 8)}),
+        ({8: (12, 8)}, {4: (6, 4), 8: (5, 8)}),
+        ({4: (8, 4)}, {16: (7, 16)}),
+        ({16: (8, 16), 4: (4, 4)}, {8: (7, 8)}),
+    ],
+)
+def test_shapes(ins: dict[int, tuple[int, int]], outs: dict[int, tuple[int, int]]) -> None:
+    mapper = LatentMapper(ins, outs, width=8, blocks=1).eval()
+    result = mapper({s: torch.randn(2, d, 64 // g, 64 // g) for s, (d, g) in ins.items()})
+    assert {s: tuple(z.shape) for s, z in result.items()} == {
+        s: (2, d, 64 // g, 64 // g) for s, (d, g) in outs.items()
+    }
+
+
+def test_every_parameter_is_used() -> None:
+    ins, outs = {4: (8, 4), 8: (12, 8)}, {8: (16, 8)}
+    mapper = LatentMapper(ins, outs, width=8, blocks=1)
+    mapper({s: torch.randn(2, d, 64 // g, 64 // g) for s, (d, g) in ins.items()})[8].square().sum().backward()
+    assert all(p.grad is not None for p in mapper.parameters())
+
+
+def test_adapters_make_up_for_frames_of_their_own() -> None:
+    settings = FitSettings(250, 1e-2, validate_every=50)
+    best = {}
+    for sites in (0, 3):
+        torch.manual_seed(0)
+        mapper = LatentMapper({4: (4, 4)}, {4: (6, 4)}, width=16, blocks=1, context=0, sites=sites)
+        state = train_mapper(mapper, RandomSet(192, 3, 1), RandomSet(48, 3, 2), settings, 16)
+        best[sites] = -state.best_value
+    assert best[3] < 0.4 * best[0]
+
+
+def test_adapters_need_the_site() -> None:
+    mapper = LatentMapper({4: (4, 4)}, {4: (6, 4)}, width=8, blocks=1, sites=2)
+    with pytest.raises(ValueError, match=r"site: expected int64 \[N\]"):
+        mapper({4: torch.randn(1, 4, 8, 8)})

@@ -1,0 +1,107 @@
+"""The training loop: exact resume, early stopping, best weights, damaged checkpoints."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from ppcmi_fast.errors import RunError
+from ppcmi_fast.training import Fit, FitSettings, learning_rate_factor, load_checkpoint, step_generator
+
+
+def make_net() -> nn.Module:
+    torch.manual_seed(3)
+    return nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Tanh(), nn.Linear(8, 1))
+
+
+def loss_of(net: nn.Module):
+    def loss(generator: torch.Generator) -> Tensor:
+        x = torch.randn(16, 4, generator=generator)
+        return (net(x) - x.sum(1, keepdim=True)).square().mean()
+
+    return loss
+
+
+def weights(net: nn.Module) -> Tensor:
+    return torch.cat([p.detach().flatten() for p in net.parameters()])
+
+
+def test_training_reduces_the_loss() -> None:
+    net = make_net()
+    state = Fit(net, loss_of(net), FitSettings(800, 1e-2, validate_every=50)).run()
+    assert state.history[-1]["loss"] < 0.2 * state.history[0]["loss"]
+    assert not net.training
+
+
+def test_resumed_run_makes_the_same_weights(tmp_path: Path) -> None:
+    settings = FitSettings(40, 1e-2, validate_every=10)
+    whole = make_net()
+    Fit(whole, loss_of(whole), settings).run()
+
+    broken = make_net()
+    base = loss_of(broken)
+    calls = 0
+
+    def interrupted(generator: torch.Generator) -> Tensor:
+        nonlocal calls
+        calls += 1
+        if calls == 17:
+            raise KeyboardInterrupt
+        return base(generator)
+
+    path = tmp_path / "fit.safetensors"
+    with pytest.raises(KeyboardInterrupt):
+        Fit(broken, interrupted, settings, checkpoint=path).run()
+    assert load_checkpoint(path)[1].step == 16
+
+    fresh = make_net()
+    Fit(fresh, loss_of(fresh), settings, checkpoint=path).run()
+    torch.testing.assert_close(weights(fresh), weights(whole), rtol=0, atol=0)
+
+
+def test_best_weights_are_kept_and_patience_stops() -> None:
+    net = make_net()
+    values = iter([0.1, 0.9, 0.3, 0.2, 0.1, 0.0])
+    seen: list[Tensor] = []
+
+    def validate() -> float:
+        seen.append(weights(net))
+        return next(values)
+
+    state = Fit(net, loss_of(net), FitSettings(60, validate_every=10, patience=2), validate=validate).run()
+    assert (state.best_step, state.step, state.stopped) == (20, 40, True)
+    torch.testing.assert_close(weights(net), seen[1], rtol=0, atol=0)
+
+
+def test_loss_that_is_not_finite_names_the_step() -> None:
+    net = make_net()
+    with pytest.raises(RunError, match=r"finite number at step 0, got nan.*learning_rate"):
+        Fit(net, lambda g: net(torch.randn(4, 4, generator=g)).mean() * float("nan"), FitSettings(3)).run()
+
+
+def test_damaged_or_foreign_checkpoint_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "fit.safetensors"
+    net = make_net()
+    Fit(net, loss_of(net), FitSettings(10, validate_every=10), checkpoint=path).run()
+    other = nn.Linear(4, 1)
+    with pytest.raises(RunError, match="weights of this network"):
+        Fit(other, loss_of(other), FitSettings(10), checkpoint=path)
+    path.write_bytes(path.read_bytes()[:200])
+    with pytest.raises(RunError, match="damaged"):
+        Fit(net, loss_of(net), FitSettings(10), checkpoint=path)
+
+
+def test_step_generators_differ_by_seed_and_step() -> None:
+    draws = {
+        torch.rand(1, generator=step_generator(seed, step)).item() for seed in range(4) for step in range(50)
+    }
+    assert len(draws) == 200
+
+
+def test_learning_rate_rises_then_falls_to_zero() -> None:
+    factors = [learning_rate_factor(step, 100) for step in range(100)]
+    assert factors[0] == pytest.approx(0.2) and max(factors) == pytest.approx(1.0) and factors[-1] < 1e-3
+    assert factors[5:] == sorted(factors[5:], reverse=True)
