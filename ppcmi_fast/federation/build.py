@@ -1,0 +1,131 @@
+"""Put a federation together from settings: keys, sites, channel, server and the untrained networks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ppcmi_fast.codec import CodecLearner
+from ppcmi_fast.data.arrays import Arrays
+from ppcmi_fast.data.augment import augment
+from ppcmi_fast.federation.channel import Channel
+from ppcmi_fast.federation.codecs import Participant, make_learner
+from ppcmi_fast.federation.config import RunConfig
+from ppcmi_fast.federation.runfolder import RunFolder
+from ppcmi_fast.federation.server import Server
+from ppcmi_fast.federation.site import Site
+from ppcmi_fast.keys import FederationKey, SiteKey
+from ppcmi_fast.mapper import LatentMapper
+from ppcmi_fast.training import step_generator
+
+UPLOAD_BATCH = 64
+
+
+@dataclass
+class Federation:
+    """Everything of a federation that runs in one process."""
+
+    participants: list[Participant]
+    server: Server
+    channel: Channel
+    mapper: LatentMapper
+
+    def payload_per_image(self, images: Tensor) -> dict[str, int]:
+        """Bytes of one image [1, 1, H, W] on the wire: the whole query up, the whole reply down."""
+        query = self.participants[0].site.query(images)
+        reply = self.server.receive(query)
+        assert reply is not None
+        return {"up": len(query), "down": len(reply)}
+
+
+def site_key(path: Path, federation_id: str) -> SiteKey:
+    """The key in `path`, drawn and saved there on first use."""
+    if not path.exists():
+        SiteKey.generate(federation_id).save(path)
+    return SiteKey.load(path, federation_id)
+
+
+def federation_key(path: Path, federation_id: str) -> FederationKey:
+    """The federation key in `path`, drawn and saved there on first use."""
+    if not path.exists():
+        FederationKey.generate(federation_id).save(path)
+    return FederationKey.load(path, federation_id)
+
+
+def needs_federation_key(config: RunConfig) -> bool:
+    """For the server's frame in mode federation, and to seal a shared codec in every mode."""
+    return config.trust == "federation" or config.codec.sharing != "local"
+
+
+def make_site(config: RunConfig, folder: RunFolder, name: str, learner: CodecLearner) -> Site:
+    """A site with the keys of the run folder."""
+    shared = needs_federation_key(config)
+    return Site(
+        name,
+        site_key(folder.keys / f"{name}.key", config.federation_id),
+        federation_key(folder.keys / "federation.key", config.federation_id) if shared else None,
+        learner.image_codec,
+        learner.mask_codec,
+        federation_id=config.federation_id,
+        epoch=config.epoch,
+        trust=config.trust,
+        mixing=config.mixing,
+        folds=dict(zip(config.codec.scales, config.folds, strict=True)),
+        bits_up=config.bits_up,
+        bits_down=config.bits_down,
+    )
+
+
+def make_mapper(config: RunConfig, learner: CodecLearner, sites: int) -> LatentMapper:
+    """The untrained mapper for these codecs."""
+    folds = dict(zip(config.codec.scales, config.folds, strict=True))
+    torch.manual_seed(config.seed + 1)
+    return LatentMapper(
+        {s: (dim * folds[s] ** 2, s * folds[s]) for s, dim in learner.image_codec.latent_dims.items()},
+        {s: (dim, s) for s, dim in learner.mask_codec.latent_dims.items()},
+        config.mapper.width,
+        config.mapper.blocks,
+        sites=sites if config.trust == "sites" else 0,
+    )
+
+
+def build_federation(
+    config: RunConfig,
+    folder: RunFolder,
+    train: dict[str, Arrays],
+    val: dict[str, Arrays],
+    classes: int,
+    learners: dict[str, CodecLearner] | None = None,
+) -> Federation:
+    """Sites with their data, registered at a new server; untrained learners unless given."""
+    server = Server(config.federation_id, config.epoch, config.trust)
+    channel = Channel(server)
+    participants = []
+    for number, name in enumerate(train):
+        # Local codecs start apart: sites that share nothing have no common seed either.
+        apart = number if config.codec.sharing == "local" else 0
+        learner = learners[name] if learners else make_learner(config, classes, config.seed + apart)
+        site = make_site(config, folder, name, learner)
+        participants.append(Participant(site, learner, train[name], val[name]))
+        channel.send(site.register(config.size, config.size))
+    mapper = make_mapper(config, participants[0].learner, len(participants))
+    return Federation(participants, server, channel, mapper)
+
+
+def upload_training_latents(federation: Federation, config: RunConfig) -> None:
+    """Every site protects and uploads its training images (as they are, then augmented) and validation images."""
+    for number, participant in enumerate(federation.participants):
+        for view in range(config.mapper.views):
+            images, masks = participant.train.images, participant.train.masks
+            if view:
+                images, masks = augment(images, masks, step_generator(config.seed * 1009 + number, -view))
+            _upload(federation.channel, participant.site, images, masks, "train")
+        _upload(federation.channel, participant.site, participant.val.images, participant.val.masks, "val")
+
+
+def _upload(channel: Channel, site: Site, images: Tensor, masks: Tensor, partition: str) -> None:
+    for some_images, some_masks in zip(images.split(UPLOAD_BATCH), masks.split(UPLOAD_BATCH), strict=True):
+        channel.send(site.upload(some_images, some_masks, partition))

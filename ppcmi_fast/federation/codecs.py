@@ -1,0 +1,227 @@
+"""How the sites come by their codecs: rounds of sealed averaging, phantoms at one site, or each its own."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ppcmi_fast.codec import CodecLearner, ImageCodec, LinearMaskCodec, MaskAutoencoder, MaskCodec
+from ppcmi_fast.data.arrays import Arrays, load_arrays
+from ppcmi_fast.data.augment import augment
+from ppcmi_fast.data.folder import load_folder
+from ppcmi_fast.data.phantom import write_phantom
+from ppcmi_fast.federation.channel import Channel
+from ppcmi_fast.federation.config import RunConfig
+from ppcmi_fast.federation.site import Site
+from ppcmi_fast.mapper import LatentMapper
+from ppcmi_fast.training import (
+    Fit,
+    FitSettings,
+    FitState,
+    autocast,
+    load_checkpoint,
+    load_optimizer_tensors,
+    make_optimizer,
+    optimizer_step,
+    optimizer_tensors,
+    save_checkpoint,
+    step_generator,
+)
+
+Progress = Callable[[int, dict[str, float]], None]
+CHECKPOINT_SECONDS = 30.0
+VALIDATE_ROUNDS = 5
+PHANTOM_SUBJECTS = 24
+
+
+@dataclass
+class Participant:
+    """A site with what it keeps at home: its data and what it trains."""
+
+    site: Site
+    learner: CodecLearner
+    train: Arrays
+    val: Arrays
+
+
+def make_mask_codec(config: RunConfig, classes: int) -> MaskCodec:
+    """The mask codec that the settings name."""
+    if config.codec.mask == "linear":
+        return LinearMaskCodec(classes, config.codec.mask_block, config.codec.mask_rank)
+    return MaskAutoencoder(classes)
+
+
+def make_image_codec(config: RunConfig) -> ImageCodec:
+    """The image codec that the settings describe, untrained."""
+    codec = config.codec
+    return ImageCodec(codec.scales, codec.channels, codec.width, codec.blocks)
+
+
+def make_learner(config: RunConfig, classes: int, seed: int) -> CodecLearner:
+    """Codecs and segmentation head; the same seed gives the same first weights."""
+    torch.manual_seed(seed)
+    image_codec = make_image_codec(config)
+    mask_codec = make_mask_codec(config, classes)
+    head = LatentMapper(
+        {scale: (dim, scale) for scale, dim in image_codec.latent_dims.items()},
+        {scale: (dim, scale) for scale, dim in mask_codec.latent_dims.items()},
+        config.codec.head_width,
+        blocks=1,
+    )
+    learner = CodecLearner(image_codec, mask_codec, head, config.codec.reconstruction)
+    return learner.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
+
+
+def learner_loss(learner: CodecLearner, data: Arrays, batch: int, generator: torch.Generator) -> Tensor:
+    """Loss of one augmented batch drawn from a site's images."""
+    index = torch.randint(len(data.images), (batch,), generator=generator)
+    images, masks = augment(data.images[index], data.masks[index], generator)
+    with autocast():
+        return learner.loss(images.contiguous(memory_format=torch.channels_last), masks, generator)
+
+
+class CodecRounds:
+    """Rounds of local steps at every site, each closed by a sealed exchange when the codec is shared.
+
+    Validation happens at the sites, on their own images; only the figure leaves them.
+    """
+
+    def __init__(
+        self,
+        participants: list[Participant],
+        channel: Channel,
+        config: RunConfig,
+        checkpoint: Path,
+        score: Callable[[Participant], float],
+    ) -> None:
+        self.participants, self.channel, self.config = participants, channel, config
+        self.checkpoint, self.score = checkpoint, score
+        codec = config.codec
+        self.settings = FitSettings(codec.rounds * codec.local_steps, codec.learning_rate, seed=config.seed)
+        self.optimizers = [make_optimizer(p.learner, self.settings) for p in participants]
+        self.state = FitState()
+        self.best: dict[str, dict[str, Tensor]] = {}
+        self.shared = codec.sharing == "averaged"
+        if checkpoint.exists():
+            self._resume()
+
+    def _resume(self) -> None:
+        groups, self.state = load_checkpoint(self.checkpoint)
+        self.best = {
+            p.site.name: groups[f"best.{p.site.name}"] for p in self.participants if self.state.best_step
+        }
+        for participant, optimizer in zip(self.participants, self.optimizers, strict=True):
+            participant.learner.load_state_dict(groups[f"learner.{participant.site.name}"])
+            load_optimizer_tensors(optimizer, groups[f"optimizer.{participant.site.name}"])
+
+    def _save(self) -> None:
+        groups = {f"best.{name}": tensors for name, tensors in self.best.items()}
+        for participant, optimizer in zip(self.participants, self.optimizers, strict=True):
+            groups[f"learner.{participant.site.name}"] = participant.learner.state_dict()
+            groups[f"optimizer.{participant.site.name}"] = optimizer_tensors(optimizer)
+        save_checkpoint(self.checkpoint, groups, self.state)
+
+    def _local_steps(self, round_index: int) -> float:
+        codec = self.config.codec
+        losses = []
+        for number, (participant, optimizer) in enumerate(
+            zip(self.participants, self.optimizers, strict=True)
+        ):
+            participant.learner.train()
+            for local in range(codec.local_steps):
+                step = round_index * codec.local_steps + local
+                generator = step_generator(self.config.seed * 1009 + number, step)
+                loss = learner_loss(participant.learner, participant.train, codec.batch, generator)
+                optimizer_step(participant.learner, optimizer, loss, self.settings, step)
+                losses.append(loss.item())
+        return sum(losses) / len(losses)
+
+    def _validate(self) -> float:
+        for participant in self.participants:
+            participant.learner.eval()
+        value = sum(self.score(p) for p in self.participants) / len(self.participants)
+        if value > self.state.best_value:
+            self.state.best_value, self.state.best_step = value, self.state.step
+            self.best = {
+                p.site.name: {k: v.detach().clone() for k, v in p.learner.state_dict().items()}
+                for p in self.participants
+            }
+        return value
+
+    def run(self, progress: Progress) -> FitState:
+        """Train all rounds that are still to do, then load the weights of the best validation."""
+        state, rounds = self.state, self.config.codec.rounds
+        started, saved = time.perf_counter() - state.seconds, time.perf_counter()
+        while state.step < rounds:
+            loss = self._local_steps(state.step)
+            if self.shared:
+                exchange_codecs(self.participants, self.channel, state.step)
+            state.step += 1
+            entry = {"step": float(state.step), "loss": loss}
+            if state.step % VALIDATE_ROUNDS == 0 or state.step == rounds:
+                entry["val"] = self._validate()
+            state.history.append(entry)
+            state.seconds = time.perf_counter() - started
+            if time.perf_counter() - saved > CHECKPOINT_SECONDS or state.step == rounds:
+                self._save()
+                saved = time.perf_counter()
+            progress(state.step, entry)
+        for participant in self.participants:
+            participant.learner.load_state_dict(self.best[participant.site.name])
+            participant.learner.eval()
+        return state
+
+
+def share_phantom_codec(
+    participants: list[Participant],
+    channel: Channel,
+    config: RunConfig,
+    checkpoint: Path,
+    score: Callable[[Participant], float],
+    progress: Progress,
+) -> FitState:
+    """The first site trains on synthetic images alone and sends the codec to the others, sealed."""
+    codec, first = config.codec, participants[0]
+    with tempfile.TemporaryDirectory() as scratch:
+        phantoms = Path(scratch) / "phantoms"
+        write_phantom(codec.phantom, phantoms, size=config.size, seed=config.seed, subjects=PHANTOM_SUBJECTS)
+        dataset = load_folder(phantoms)
+        data = load_arrays(dataset.records, config.size)
+    settings = FitSettings(
+        codec.rounds * codec.local_steps * len(participants),
+        codec.learning_rate,
+        validate_every=VALIDATE_ROUNDS * codec.local_steps,
+        seed=config.seed,
+    )
+    state = Fit(
+        first.learner,
+        lambda generator: learner_loss(first.learner, data, codec.batch, generator),
+        settings,
+        checkpoint=checkpoint,
+        validate=lambda: score(first),
+        progress=progress,
+    ).run()
+    exchange_codecs([first], channel, 0, receivers=participants)
+    for participant in participants:
+        participant.learner.eval()
+    return state
+
+
+def exchange_codecs(
+    senders: list[Participant], channel: Channel, round_index: int, receivers: list[Participant] | None = None
+) -> None:
+    """One round: senders seal their weights, the server relays them, every receiver averages what it opens."""
+    for participant in senders:
+        channel.send(
+            participant.site.seal_codec(participant.learner, round_index, len(participant.train.images))
+        )
+    for participant in receivers or senders:
+        relay = channel.send(participant.site.fetch_codecs(round_index))
+        assert relay is not None
+        participant.site.average_codecs(participant.learner, relay, round_index)

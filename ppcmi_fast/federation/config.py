@@ -1,0 +1,188 @@
+"""The settings of a run: one TOML file, or a data folder with the defaults."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tomli_w
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from ppcmi_fast.errors import ConfigError
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+Bits = Literal[2, 4, 8, 32]
+Positive = Annotated[int, Field(ge=1)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class CodecConfig(_Section):
+    """The codecs and how the sites train them.
+
+    `sharing`: "averaged" trains one codec by rounds of sealed averaging among the sites; "phantom" trains it at one
+    site on synthetic images; "local" gives each site its own (trust mode "sites" only).
+    """
+
+    sharing: Literal["averaged", "phantom", "local"] = "averaged"
+    scales: tuple[int, ...] = (4, 8, 16)
+    channels: tuple[int, ...] = (16, 32, 64)
+    width: Positive = 24
+    blocks: Positive = 2
+    head_width: Positive = 48
+    reconstruction: Annotated[float, Field(ge=0)] = 0.2
+    rounds: Positive = 60
+    local_steps: Positive = 12
+    batch: Positive = 8
+    learning_rate: Annotated[float, Field(gt=0)] = 2e-3
+    phantom: Literal["cardiac", "ultrasound"] = "cardiac"
+    mask: Literal["linear", "autoencoder"] = "linear"
+    mask_block: Positive = 8
+    mask_rank: Positive = 16
+
+
+class MapperConfig(_Section):
+    """The server's mapper. `views`: copies of each training image uploaded, the first as it is, others augmented."""
+
+    width: Positive = 48
+    blocks: Positive = 1
+    steps: Positive = 1500
+    batch: Positive = 16
+    learning_rate: Annotated[float, Field(gt=0)] = 2e-3
+    weight_decay: Annotated[float, Field(ge=0)] = 0.2
+    views: Positive = 8
+    patience: Annotated[int, Field(ge=0)] = 0
+
+
+class BaselineConfig(_Section):
+    """The U-Nets beside it; `images` 0 gives the pooled one as many images as codec and mapper saw together."""
+
+    methods: tuple[Literal["unet_centralised", "unet_local"], ...] = ("unet_centralised", "unet_local")
+    batch: Positive = 16
+    learning_rate: Annotated[float, Field(gt=0)] = 2e-3
+    images: Annotated[int, Field(ge=0)] = 0
+
+
+class RunConfig(_Section):
+    """One experiment.
+
+    Attributes:
+        data: folder with images, masks and manifest.csv.
+        size: edge in pixels to which images are resized, a multiple of the coarsest scale and mask block.
+        trust: what the server is handed, see docs/architecture.md.
+        mixing: the sites' mixing, "hadamard" or "haar".
+        folds: positions folded into channels per image scale (1 = none).
+        bits_up, bits_down: bits per latent entry on the wire; 32 sends float32.
+        threads: torch threads, 0 = all cores.
+    """
+
+    data: Path
+    size: Positive = 128
+    classes: Annotated[int, Field(ge=2, le=256)] | None = None
+    trust: Literal["server", "federation", "sites"] = "federation"
+    federation_id: str = "ppcmi-run"
+    epoch: Annotated[int, Field(ge=0)] = 0
+    mixing: Literal["hadamard", "haar"] = "hadamard"
+    folds: tuple[int, ...] = (1, 1, 1)
+    bits_up: Bits = 4
+    bits_down: Bits = 4
+    seed: int = 0
+    threads: Annotated[int, Field(ge=0)] = 0
+    codec: CodecConfig = CodecConfig()
+    mapper: MapperConfig = MapperConfig()
+    baselines: BaselineConfig = BaselineConfig()
+
+    @field_validator("data")
+    @classmethod
+    def _absolute(cls, value: Path) -> Path:
+        return value.expanduser().resolve()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> RunConfig:
+        codec = self.codec
+        if not (len(codec.scales) == len(codec.channels) == len(self.folds)):
+            raise ValueError(
+                f"codec.scales, codec.channels and folds: expected one entry per scale, got"
+                f" {len(codec.scales)}, {len(codec.channels)} and {len(self.folds)}"
+            )
+        if codec.sharing == "local" and self.trust != "sites":
+            raise ValueError(
+                f'codec.sharing="local": expected trust="sites", whose adapters local codecs need, got "{self.trust}"'
+            )
+        for scale, fold in zip(codec.scales, self.folds, strict=True):
+            if fold < 1 or self.size % (scale * fold):
+                raise ValueError(
+                    f"size: expected a multiple of scale {scale} x fold {fold} = {scale * fold}, got {self.size}"
+                )
+        if codec.mask == "linear" and self.size % codec.mask_block:
+            raise ValueError(
+                f"size: expected a multiple of codec.mask_block={codec.mask_block}, got {self.size}"
+            )
+        grids = {s * f for s, f in zip(codec.scales, self.folds, strict=True)}
+        strides = grids | ({codec.mask_block} if codec.mask == "linear" else {8, 16})
+        if any(s & (s - 1) for s in strides):
+            raise ValueError(f"scales x folds and mask_block: expected powers of two, got {sorted(strides)}")
+        return self
+
+    @classmethod
+    def build(cls, values: dict[str, Any], overrides: list[str] | None = None) -> RunConfig:
+        """Validate settings, `overrides` ("codec.rounds=10") applied last.
+
+        Raises:
+            ConfigError: unknown setting, wrong type or a contradiction, each named.
+        """
+        merged = {k: dict(v) if isinstance(v, dict) else v for k, v in values.items()}
+        for item in overrides or []:
+            _apply_override(merged, item)
+        try:
+            return cls.model_validate(merged)
+        except ValidationError as error:
+            lines = [f"{'.'.join(map(str, e['loc'])) or 'config'}: {e['msg']}" for e in error.errors()]
+            raise ConfigError("; ".join(lines)) from None
+
+    @classmethod
+    def load(cls, path: Path, overrides: list[str] | None = None) -> RunConfig:
+        """Read a TOML file (relative `data` is relative to the file), or take a data folder with the defaults.
+
+        Raises:
+            ConfigError: no such path, not TOML, or settings that do not validate.
+        """
+        if path.is_dir():
+            return cls.build({"data": str(path)}, overrides)
+        if not path.is_file():
+            raise ConfigError(f"{path}: expected a data folder or a TOML file, found nothing; check the path")
+        try:
+            values = tomllib.loads(path.read_text())
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise ConfigError(f"{path}: expected TOML, got {error}") from None
+        if "data" in values:
+            values["data"] = str(path.parent / Path(values["data"]).expanduser())
+        return cls.build(values, overrides)
+
+    def to_toml(self) -> str:
+        """The settings as TOML that `load` reads back to an equal object."""
+        return tomli_w.dumps(self.model_dump(mode="json", exclude_none=True))
+
+
+def _apply_override(values: dict[str, Any], item: str) -> None:
+    name, separator, text = item.partition("=")
+    if not separator or not name:
+        raise ConfigError(f"--set: expected name=value such as codec.rounds=10, got {item!r}")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text
+    *sections, last = name.strip().split(".")
+    target = values
+    for section in sections:
+        target = target.setdefault(section, {})
+        if not isinstance(target, dict):
+            raise ConfigError(f"--set {item}: {section} is a setting, not a section")
+    target[last] = value

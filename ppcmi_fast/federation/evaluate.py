@@ -1,0 +1,86 @@
+"""Held-out images through the whole system, over the wire, and through the baselines; all scored alike."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ppcmi_fast.data.arrays import Arrays
+from ppcmi_fast.federation.channel import Channel
+from ppcmi_fast.federation.site import Site
+from ppcmi_fast.metrics import ImageScores, segmentation_scores, summarise
+
+EXAMPLES_PER_SITE = 4
+
+
+def predict_through_wire(site: Site, channel: Channel, images: Tensor, batch: int = 32) -> Tensor:
+    """Class maps int64 [N, H, W]: query, reply, decode."""
+    maps = []
+    for chunk in images.split(batch):
+        reply = channel.send(site.query(chunk))
+        assert reply is not None
+        maps.append(site.open_reply(reply).argmax(1))
+    return torch.cat(maps)
+
+
+def score_method(
+    predictions: dict[str, Tensor], tests: dict[str, Arrays], classes: int
+) -> tuple[dict[str, Any], dict[str, list[ImageScores]]]:
+    """Scores of one method: the summary of `metrics.summarise`, and every image's scores per site."""
+    scores = {
+        name: segmentation_scores(predictions[name], data.masks, classes, data.spacing)
+        for name, data in tests.items()
+    }
+    flat = [s for name in tests for s in scores[name]]
+    sites = [name for name in tests for _ in scores[name]]
+    return summarise(flat, sites), scores
+
+
+def measure_latency(site: Site, channel: Channel, images: Tensor, repeats: int = 30) -> dict[str, float]:
+    """Median milliseconds of one image: encode and protect, map at the server, recover and decode."""
+    times: dict[str, list[float]] = {"encode": [], "map": [], "decode": [], "total": []}
+
+    def timed(name: str, call: Callable[[], Any]) -> Any:
+        start = time.perf_counter()
+        result = call()
+        times[name].append((time.perf_counter() - start) * 1e3)
+        return result
+
+    for index in range(repeats + 3):
+        image = images[index % len(images)].unsqueeze(0)
+        query = timed("encode", partial(site.query, image))
+        reply = timed("map", partial(channel.send, query))
+        timed("decode", partial(site.open_reply, reply))
+        times["total"].append(times["encode"][-1] + times["map"][-1] + times["decode"][-1])
+    return {name: statistics.median(values[3:]) for name, values in times.items()}
+
+
+def pick_examples(
+    tests: dict[str, Arrays], predictions: dict[str, dict[str, Tensor]], scores: dict[str, list[ImageScores]]
+) -> dict[str, Any]:
+    """A site's worst, lower-quartile, median and best image by our Dice, with every method's map of them."""
+    chosen: dict[str, list[int]] = {}
+    for name, site_scores in scores.items():
+        order = sorted(range(len(site_scores)), key=lambda i: sum(site_scores[i].dice))
+        last = len(order) - 1
+        picks = [order[round(last * q)] for q in np.linspace(0, 1, EXAMPLES_PER_SITE) ** 1.5]
+        chosen[name] = list(dict.fromkeys(picks))
+    pairs = [(name, i) for name, picks in chosen.items() for i in picks]
+    arrays: dict[str, Any] = {
+        "images": np.stack([tests[n].images[i, 0].numpy() for n, i in pairs]),
+        "truth": np.stack([tests[n].masks[i].numpy().astype(np.uint8) for n, i in pairs]),
+        "site": np.array([n for n, _ in pairs]),
+        "dice": np.array(
+            [sum(scores[n][i].dice) / len(scores[n][i].dice) for n, i in pairs], dtype=np.float32
+        ),
+    }
+    for method, maps in predictions.items():
+        arrays[method] = np.stack([maps[n][i].numpy().astype(np.uint8) for n, i in pairs])
+    return arrays

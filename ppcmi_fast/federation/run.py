@@ -1,0 +1,350 @@
+"""The main job: a whole federation in one process, with its baselines, measured on held-out subjects."""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ppcmi_fast.baselines.unet import make_unet, predict, train_unet
+from ppcmi_fast.data.arrays import Arrays, load_arrays
+from ppcmi_fast.data.folder import Dataset, load_folder
+from ppcmi_fast.data.splits import Split, split_by_subject
+from ppcmi_fast.environment import describe_environment
+from ppcmi_fast.errors import DataError
+from ppcmi_fast.federation.build import Federation, build_federation, upload_training_latents
+from ppcmi_fast.federation.codecs import CodecRounds, Participant, share_phantom_codec
+from ppcmi_fast.federation.config import RunConfig
+from ppcmi_fast.federation.evaluate import measure_latency, pick_examples, predict_through_wire, score_method
+from ppcmi_fast.federation.progress import StageProgress
+from ppcmi_fast.federation.runfolder import RunFolder, load_module, save_module, write_json
+from ppcmi_fast.mapper import train_mapper
+from ppcmi_fast.metrics import ImageScores, dice_scores
+from ppcmi_fast.training import FitSettings, FitState, half_precision
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+VALIDATIONS = 12
+
+
+class FederatedRun:
+    """One run: its settings, its data and its folder; `execute` does the stages that are not yet done."""
+
+    def __init__(
+        self, config: RunConfig, folder: RunFolder, dataset: Dataset, split: Split, console: Console
+    ) -> None:
+        self.config, self.folder, self.dataset, self.console = config, folder, dataset, console
+        names = sorted({record.site for record in dataset.records})
+        parts = {"train": split.train, "val": split.val, "test": split.test}
+        self.data: dict[str, dict[str, Arrays]] = {
+            name: {
+                part: load_arrays([r for r in rs if r.site == name], config.size)
+                for part, rs in parts.items()
+            }
+            for name in names
+        }
+        self.history: dict[str, list[dict[str, float]]] = {}
+        self.images_seen: dict[str, int] = {}
+
+    def site_data(self, part: str) -> dict[str, Arrays]:
+        """One part of every site's images."""
+        return {name: parts[part] for name, parts in self.data.items()}
+
+    def dice(self, maps: Tensor, data: Arrays) -> float:
+        """Mean Dice over images and classes, for validation."""
+        return float(dice_scores(maps, data.masks, self.dataset.classes).mean())
+
+    def _codec_score(self, participant: Participant) -> float:
+        images = participant.val.images
+        scores = torch.cat([participant.learner.predict(chunk) for chunk in images.split(32)])
+        return self.dice(scores.argmax(1), participant.val)
+
+    def train_codecs(self, federation: Federation) -> None:
+        """Stage 1: the sites' codecs; weights end in each site's own folder."""
+        codec = self.config.codec
+        checkpoint = self.folder.checkpoints / "codec.safetensors"
+        if self.folder.done("codec") is None:
+            with StageProgress(self.console, "codecs", codec.rounds) as progress:
+                if codec.sharing == "phantom":
+                    state = share_phantom_codec(
+                        federation.participants,
+                        federation.channel,
+                        self.config,
+                        checkpoint,
+                        self._codec_score,
+                        progress.update,
+                    )
+                else:
+                    rounds = CodecRounds(
+                        federation.participants,
+                        federation.channel,
+                        self.config,
+                        checkpoint,
+                        self._codec_score,
+                    )
+                    state = rounds.run(progress.update)
+            for participant in federation.participants:
+                save_module(
+                    self.folder.site(participant.site.name) / "codec.safetensors", participant.learner
+                )
+            self._finish("codec", state, traffic=dict(federation.channel.bytes_by_kind))
+        for participant in federation.participants:
+            load_module(self.folder.site(participant.site.name) / "codec.safetensors", participant.learner)
+
+    def train_mapper(self, federation: Federation) -> None:
+        """Stages 2 and 3: protect and upload once, then train the mapper at the server."""
+        settings = self.config.mapper
+        path = self.folder.server / "mapper.safetensors"
+        if self.folder.done("mapper") is None:
+            started = time.perf_counter()
+            upload_training_latents(federation, self.config)
+            upload_seconds = time.perf_counter() - started
+            fit = FitSettings(
+                settings.steps,
+                settings.learning_rate,
+                settings.weight_decay,
+                validate_every=max(1, settings.steps // VALIDATIONS),
+                patience=settings.patience,
+                seed=self.config.seed,
+            )
+            with StageProgress(self.console, "mapper", settings.steps) as progress:
+                state = train_mapper(
+                    federation.mapper,
+                    federation.server.latent_set("train"),
+                    federation.server.latent_set("val"),
+                    fit,
+                    settings.batch,
+                    checkpoint=self.folder.checkpoints / "mapper.safetensors",
+                    progress=progress.update,
+                )
+            save_module(path, federation.mapper)
+            traffic = {k: v for k, v in federation.channel.bytes_by_kind.items() if k == "upload"}
+            self._finish("mapper", state, traffic=traffic, upload_seconds=upload_seconds)
+        load_module(path, federation.mapper)
+        federation.server.mapper = federation.mapper
+
+    def _finish(self, stage: str, state: FitState, **more: Any) -> None:
+        self.folder.finish(
+            stage,
+            {
+                "seconds": state.seconds,
+                "steps": state.step,
+                "best": state.best_value,
+                "history": state.history,
+                **more,
+            },
+        )
+
+    def _budget(self) -> int:
+        """Images that our networks saw: codec batches at all the sites, and the mapper's batches of latents."""
+        codec, mapper = self.config.codec, self.config.mapper
+        codec_images = codec.rounds * codec.local_steps * codec.batch * len(self.data)
+        return codec_images + mapper.steps * mapper.batch
+
+    def train_unet(self, name: str, train: Arrays, val: dict[str, Arrays], images: int) -> nn.Module:
+        """One baseline network, by its name in stages.json."""
+        baseline = self.config.baselines
+        net = make_unet(self.dataset.classes, self.config.seed)
+        path = self.folder.root / "baselines" / f"{name}.safetensors"
+        path.parent.mkdir(exist_ok=True)
+        if self.folder.done(name) is None:
+            steps = max(1, images // baseline.batch)
+            fit = FitSettings(
+                steps,
+                baseline.learning_rate,
+                validate_every=max(1, steps // VALIDATIONS),
+                seed=self.config.seed,
+            )
+
+            def validate() -> float:
+                return float(np.mean([self.dice(predict(net, data.images), data) for data in val.values()]))
+
+            with StageProgress(self.console, name, steps) as progress:
+                checkpoint = self.folder.checkpoints / f"{name}.safetensors"
+                state = train_unet(net, train, validate, fit, baseline.batch, checkpoint, progress.update)
+            save_module(path, net)
+            self._finish(name, state, images_seen=state.step * baseline.batch)
+        load_module(path, net)
+        return net
+
+    def baseline_maps(self) -> dict[str, dict[str, Tensor]]:
+        """Train the baselines and segment the test images with them: method -> site -> class maps."""
+        methods, train, val = self.config.baselines.methods, self.site_data("train"), self.site_data("val")
+        images = self.config.baselines.images or self._budget()
+        maps: dict[str, dict[str, Tensor]] = {}
+        if "unet_centralised" in methods:
+            net = self.train_unet("unet_centralised", Arrays.concatenate(list(train.values())), val, images)
+            maps["unet_centralised"] = {n: predict(net, d.images) for n, d in self.site_data("test").items()}
+        if "unet_local" in methods:
+            maps["unet_local"] = {}
+            for name, data in self.site_data("test").items():
+                net = self.train_unet(
+                    f"unet_local.{name}", train[name], {name: val[name]}, images // len(train)
+                )
+                maps["unet_local"][name] = predict(net, data.images)
+        return maps
+
+    def execute(self) -> dict[str, Any]:
+        """Do every stage that is not done, and write metrics.json, history.json and examples.npz."""
+        federation = build_federation(
+            self.config, self.folder, self.site_data("train"), self.site_data("val"), self.dataset.classes
+        )
+        self.train_codecs(federation)
+        self.train_mapper(federation)
+        tests = self.site_data("test")
+        maps = {
+            "ppcmi": {
+                p.site.name: predict_through_wire(p.site, federation.channel, tests[p.site.name].images)
+                for p in federation.participants
+            }
+        }
+        first = federation.participants[0]
+        payload = federation.payload_per_image(tests[first.site.name].images[:1])
+        latency = measure_latency(first.site, federation.channel, tests[first.site.name].images)
+        if self.config.bits_up != 32 or self.config.bits_down != 32:
+            exact = build_federation(
+                self.config.model_copy(update={"bits_up": 32, "bits_down": 32}),
+                self.folder,
+                self.site_data("train"),
+                self.site_data("val"),
+                self.dataset.classes,
+                {p.site.name: p.learner for p in federation.participants},
+            )
+            exact.server.mapper = federation.mapper
+            maps["ppcmi_float32"] = {
+                p.site.name: predict_through_wire(p.site, exact.channel, tests[p.site.name].images)
+                for p in exact.participants
+            }
+        maps |= self.baseline_maps()
+        return self._report(federation, maps, payload, latency)
+
+    def _method_facts(self, federation: Federation, method: str) -> dict[str, Any]:
+        if method.startswith("ppcmi"):
+            codec, mapper = self.folder.done("codec") or {}, self.folder.done("mapper") or {}
+            networks = [federation.participants[0].learner.image_codec, federation.mapper]
+            return {
+                "images_seen": self._budget(),
+                "seconds": codec["seconds"] + mapper["seconds"] + mapper["upload_seconds"],
+                "parameters": sum(p.numel() for net in networks for p in net.parameters()),
+            }
+        stages = [method] if method == "unet_centralised" else [f"{method}.{name}" for name in self.data]
+        done = [self.folder.done(stage) or {} for stage in stages]
+        net = make_unet(self.dataset.classes, self.config.seed)
+        return {
+            "images_seen": sum(d["images_seen"] for d in done),
+            "seconds": sum(d["seconds"] for d in done),
+            "parameters": sum(p.numel() for p in net.parameters()),
+        }
+
+    def _report(
+        self,
+        federation: Federation,
+        maps: dict[str, dict[str, Tensor]],
+        payload: dict[str, int],
+        latency: dict[str, float],
+    ) -> dict[str, Any]:
+        tests, classes = self.site_data("test"), self.dataset.classes
+        methods: dict[str, Any] = {}
+        ours: dict[str, list[ImageScores]] = {}
+        for method, predictions in maps.items():
+            summary, scores = score_method(predictions, tests, classes)
+            methods[method] = {**summary, **self._method_facts(federation, method)}
+            ours = scores if method == "ppcmi" else ours
+        stages = {
+            name: self.folder.done(name) or {}
+            for name in ["codec", "mapper", "unet_centralised", *(f"unet_local.{n}" for n in self.data)]
+            if self.folder.done(name) is not None
+        }
+        codec_traffic = stages["codec"].get("traffic", {})
+        sites = {
+            name: {
+                "subjects": len({s for part in parts.values() for s in part.subjects}),
+                **{part: len(arrays.images) for part, arrays in parts.items()},
+            }
+            for name, parts in self.data.items()
+        }
+        metrics = {
+            "schema": 1,
+            "command": "ppcmi " + " ".join(sys.argv[1:]),
+            "dataset": {
+                "name": self.dataset.name,
+                "classes": classes,
+                "sites": sites,
+                "size": self.config.size,
+                "spacing_unit": "mm" if self.dataset.spacing_known else "px",
+            },
+            "config": self.config.model_dump(mode="json", exclude={"data"}),
+            "methods": methods,
+            "payload_bytes": {
+                **payload,
+                "train_upload_total": sum(stages["mapper"]["traffic"].values()),
+                "codec_rounds_total": sum(v for k, v in codec_traffic.items() if k.startswith("codec")),
+                "registration_total": federation.channel.bytes_by_kind.get("register", 0),
+            },
+            "latency_ms": latency,
+            "seconds": {name: stage["seconds"] for name, stage in stages.items()},
+            "peak_rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+            "environment": {
+                **describe_environment(),
+                "torch_threads": torch.get_num_threads(),
+                "training_precision": "bfloat16 autocast" if half_precision() else "float32",
+            },
+        }
+        np.savez_compressed(self.folder.root / "examples.npz", **pick_examples(tests, maps, ours))
+        write_json(
+            self.folder.root / "history.json", {name: stage["history"] for name, stage in stages.items()}
+        )
+        write_json(self.folder.root / "metrics.json", metrics)
+        return metrics
+
+
+def check_dataset(dataset: Dataset) -> None:
+    """Raise DataError unless the data can form a federation."""
+    sites = {record.site for record in dataset.records}
+    if len(sites) < 2:
+        raise DataError(
+            f"{dataset.root}: expected at least 2 sites in the manifest's column 'site', got {sorted(sites)};"
+            " a federation needs several - split the subjects into sites there"
+        )
+
+
+def federate(
+    config: RunConfig,
+    out: Path,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    console: Console | None = None,
+) -> dict[str, Any]:
+    """Run a federation on real images and write everything about it under `out`.
+
+    Args:
+        config: the settings.
+        out: run folder; must be new or empty unless `resume` or `overwrite`.
+        resume: go on with the run in `out`, stage by stage and step by step.
+        overwrite: replace the run in `out`.
+        console: where progress is shown; None shows nothing.
+
+    Returns:
+        The content of metrics.json.
+
+    Raises:
+        PpcmiError: bad data, settings or folder; raised before any work starts.
+    """
+    from rich.console import Console
+
+    torch.set_num_threads(config.threads or torch.get_num_threads())
+    dataset = load_folder(config.data, config.classes)
+    check_dataset(dataset)
+    split = split_by_subject(dataset.records, seed=config.seed)
+    folder = RunFolder.open(out, config, resume=resume, overwrite=overwrite)
+    write_json(folder.root / "split.json", split.to_json())
+    run = FederatedRun(config, folder, dataset, split, console or Console(quiet=True))
+    return run.execute()

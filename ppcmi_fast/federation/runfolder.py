@@ -1,0 +1,133 @@
+"""The folder of a run: what is where, and what has been done."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from ppcmi_fast.errors import RunError
+from ppcmi_fast.federation.config import RunConfig
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON so that a crash leaves the old file or the new one."""
+    scratch = path.with_suffix(".tmp")
+    scratch.write_text(json.dumps(value, indent=1, sort_keys=False) + "\n")
+    scratch.replace(path)
+
+
+def read_json(path: Path) -> Any:
+    """Read JSON.
+
+    Raises:
+        RunError: missing or damaged.
+    """
+    try:
+        return json.loads(path.read_text())
+    except (OSError, json.JSONDecodeError) as error:
+        raise RunError(
+            f"{path}: expected a JSON file of a finished stage, got {error}; run with --overwrite"
+        ) from None
+
+
+class RunFolder:
+    """Paths of a run, its settings, and the results of its finished stages.
+
+    A stage that is done has a line in `stages.json`; a resumed run skips it.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.config_path = root / "config.toml"
+        self.checkpoints = root / "checkpoints"
+        self.keys = root / "keys"
+        self.server = root / "server"
+
+    @classmethod
+    def open(cls, root: Path, config: RunConfig, *, resume: bool, overwrite: bool) -> RunFolder:
+        """Start, resume or replace a run.
+
+        Raises:
+            RunError: the folder holds a run and neither flag is given, or holds other files, or the settings differ.
+        """
+        folder = cls(root)
+        if resume and overwrite:
+            raise RunError("--resume and --overwrite: expected at most one of them, got both")
+        if root.exists() and not root.is_dir():
+            raise RunError(f"{root}: expected a folder to write to, got a file; choose another --out")
+        if folder.config_path.exists():
+            if overwrite:
+                folder._remove()
+            elif not resume:
+                raise RunError(
+                    f"{root}: already holds a run; use --resume to go on with it or --overwrite to replace it"
+                )
+            elif RunConfig.load(folder.config_path) != config:
+                raise RunError(
+                    f"{root}: the run was started with other settings than these; resume with those of"
+                    f" {folder.config_path}, or use --overwrite"
+                )
+        elif root.exists() and any(root.iterdir()):
+            raise RunError(
+                f"{root}: expected an empty folder or a run, got other files; choose another --out"
+            )
+        for path in (folder.checkpoints, folder.keys, folder.server):
+            path.mkdir(parents=True, exist_ok=True)
+        os.chmod(folder.keys, 0o700)
+        if not folder.config_path.exists():
+            folder.config_path.write_text(config.to_toml())
+        return folder
+
+    def _remove(self) -> None:
+        """Delete what this program wrote here, and nothing else."""
+        for path in sorted(self.root.rglob("*"), reverse=True):
+            if path.is_dir() and not path.is_symlink():
+                if not any(path.iterdir()):
+                    path.rmdir()
+            elif path.suffix in {".toml", ".json", ".safetensors", ".key", ".npz", ".html", ".png", ".tmp"}:
+                path.unlink()
+
+    def site(self, name: str) -> Path:
+        """The folder of one site's own files."""
+        path = self.root / "sites" / name
+        path.mkdir(parents=True, exist_ok=True)
+        return path
+
+    def done(self, stage: str) -> dict[str, Any] | None:
+        """What a finished stage reported, or None."""
+        path = self.root / "stages.json"
+        result: dict[str, Any] | None = read_json(path).get(stage) if path.exists() else None
+        return result
+
+    def finish(self, stage: str, result: dict[str, Any]) -> None:
+        """Note a stage as finished, with what it reports."""
+        path = self.root / "stages.json"
+        stages = read_json(path) if path.exists() else {}
+        write_json(path, {**stages, stage: result})
+
+
+def save_module(path: Path, module: nn.Module) -> None:
+    """Write a module's weights as safetensors, atomically."""
+    scratch = path.with_suffix(".tmp")
+    save_file({k: v.detach().clone().contiguous() for k, v in module.state_dict().items()}, scratch)
+    scratch.replace(path)
+
+
+def load_module(path: Path, module: nn.Module) -> None:
+    """Read a module's weights.
+
+    Raises:
+        RunError: missing, damaged, or of another network.
+    """
+    try:
+        state: Mapping[str, Tensor] = load_file(path)
+        module.load_state_dict(state)
+    except Exception as error:
+        raise RunError(f"{path}: expected this network's weights, got {str(error).splitlines()[0]}") from None
+    module.eval()

@@ -1,0 +1,163 @@
+"""What travels between a site and the server: safetensors bytes behind a versioned header.
+
+A message is 8 bytes of magic, the version as a little-endian uint16, the SHA-256 of the rest, and a safetensors
+file whose metadata holds kind, federation, sender, epoch and the kind's own fields as JSON. The digest finds damage;
+against a peer who alters messages on purpose, TLS is needed beneath. See docs/wire.md.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import struct
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor
+
+from ppcmi_fast.errors import WireError
+
+MAGIC = b"PPCMIMSG"
+VERSION = 1
+_HEADER = struct.Struct("<8sH32s")
+
+_CODES = (torch.uint8, torch.float32)
+_SCHEMAS: dict[str, list[tuple[re.Pattern[str], tuple[torch.dtype, ...], int | None]]] = {
+    "register": [
+        (re.compile(r"up/(image|mask)/\d+|down/mask/\d+"), (torch.float32,), 2),
+        (re.compile(r"up_offset/(image|mask)/\d+|down_offset/mask/\d+"), (torch.float32,), 1),
+    ],
+    "upload": [(re.compile(r"(image|mask)/\d+"), _CODES, 4)],
+    "query": [(re.compile(r"image/\d+"), _CODES, 4)],
+    "reply": [(re.compile(r"mask/\d+"), _CODES, 4)],
+    "codec_round": [(re.compile(r"sealed"), (torch.uint8,), 1)],
+    "codec_fetch": [],
+    "codec_relay": [(re.compile(r"sealed/.+"), (torch.uint8,), 1)],
+}
+KINDS = tuple(_SCHEMAS)
+
+
+@dataclass(frozen=True)
+class Message:
+    """One message: who says what in which federation and epoch."""
+
+    kind: str
+    federation_id: str
+    sender: str
+    epoch: int
+    fields: dict[str, Any] = field(default_factory=dict)
+    tensors: dict[str, Tensor] = field(default_factory=dict)
+
+    def role(self, name: str) -> dict[int, Tensor]:
+        """The tensors `name/<scale>`, by scale."""
+        prefix = name + "/"
+        return {int(k[len(prefix) :]): v for k, v in self.tensors.items() if k.startswith(prefix)}
+
+
+def _check_schema(message: Message) -> None:
+    if message.kind not in _SCHEMAS:
+        raise WireError(
+            f"kind: expected one of {', '.join(KINDS)}, got {message.kind!r}; is the peer's version newer?"
+        )
+    for name, tensor in message.tensors.items():
+        for pattern, dtypes, rank in _SCHEMAS[message.kind]:
+            if pattern.fullmatch(name) and tensor.dtype in dtypes and tensor.ndim == rank:
+                break
+        else:
+            raise WireError(
+                f"{message.kind}: tensor {name!r} {tensor.dtype} of rank {tensor.ndim} may not travel in this kind of"
+                " message; see docs/wire.md for what may"
+            )
+
+
+def encode(message: Message) -> bytes:
+    """Message to bytes.
+
+    Raises:
+        WireError: a tensor that this kind of message may not carry.
+    """
+    _check_schema(message)
+    metadata = {
+        "kind": message.kind,
+        "federation": message.federation_id,
+        "sender": message.sender,
+        "epoch": str(message.epoch),
+        "fields": json.dumps(message.fields, separators=(",", ":")),
+    }
+    body = save({name: t.contiguous() for name, t in message.tensors.items()}, metadata)
+    return _HEADER.pack(MAGIC, VERSION, hashlib.sha256(body).digest()) + body
+
+
+def _body(data: bytes) -> bytes:
+    if len(data) < _HEADER.size:
+        raise WireError(
+            f"message: expected at least {_HEADER.size} bytes, got {len(data)}; it was cut off, send it again"
+        )
+    magic, version, digest = _HEADER.unpack_from(data)
+    if magic != MAGIC:
+        raise WireError(
+            f"message: expected to begin with {MAGIC!r}, got {magic!r}; this is no message of ppcmi-fast"
+        )
+    if version != VERSION:
+        raise WireError(
+            f"message: expected version {VERSION}, got {version}; install the same ppcmi-fast on both sides"
+        )
+    body = data[_HEADER.size :]
+    if hashlib.sha256(body).digest() != digest:
+        raise WireError(
+            "message: its digest does not match, so it was truncated or altered on the way; send it again"
+        )
+    return body
+
+
+def _metadata(body: bytes) -> dict[str, str]:
+    (length,) = struct.unpack_from("<Q", body)
+    values: dict[str, str] = json.loads(body[8 : 8 + length])["__metadata__"]
+    return values
+
+
+def decode(data: bytes, federation_id: str, epoch: int, kinds: tuple[str, ...] = KINDS) -> Message:
+    """Bytes to message, everything checked.
+
+    Args:
+        data: what arrived.
+        federation_id: the receiver's federation.
+        epoch: the receiver's epoch.
+        kinds: the kinds that the receiver takes.
+
+    Raises:
+        WireError: truncated, altered, of another version, federation or epoch, or not of an expected kind and form.
+    """
+    body = _body(data)
+    try:
+        values, tensors = _metadata(body), load(body)
+        message = Message(
+            values["kind"],
+            values["federation"],
+            values["sender"],
+            int(values["epoch"]),
+            json.loads(values["fields"]),
+            tensors,
+        )
+    except (SafetensorError, KeyError, ValueError, struct.error) as error:
+        raise WireError(
+            f"message: expected a safetensors body with our metadata, got {error}; send it again"
+        ) from None
+    if message.kind not in kinds:
+        raise WireError(
+            f"kind: expected one of {', '.join(kinds)}, got {message.kind!r}; send it to the right place"
+        )
+    if message.federation_id != federation_id:
+        raise WireError(
+            f"federation: expected {federation_id!r}, got {message.federation_id!r}; check the settings"
+        )
+    if message.epoch != epoch:
+        raise WireError(
+            f"epoch: expected {epoch}, got {message.epoch}; register again with the keys of epoch {epoch}"
+        )
+    _check_schema(message)
+    return message

@@ -1,0 +1,60 @@
+"""Run settings: TOML round trip, overrides, and each contradiction named."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from ppcmi_fast.errors import ConfigError
+from ppcmi_fast.federation.config import RunConfig
+
+
+def test_defaults_are_the_promised_ones(tmp_path: Path) -> None:
+    config = RunConfig.load(tmp_path)
+    assert (config.trust, config.bits_up, config.bits_down, config.size) == ("federation", 4, 4, 128)
+    assert config.codec.sharing == "averaged" and config.data == tmp_path.resolve()
+
+
+def test_toml_round_trip(tmp_path: Path) -> None:
+    config = RunConfig.load(
+        tmp_path, ["trust=sites", "codec.sharing=local", "mapper.steps=7", "folds=[2,1,1]"]
+    )
+    path = tmp_path / "config.toml"
+    path.write_text(config.to_toml())
+    assert RunConfig.load(path) == config
+    assert (config.mapper.steps, config.folds) == (7, (2, 1, 1))
+
+
+def test_data_in_a_file_is_relative_to_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "experiment.toml"
+    path.write_text('data = "images"\n')
+    assert RunConfig.load(path).data == (tmp_path / "images").resolve()
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("bits_up=5", "bits_up: Input should be 2, 4, 8 or 32"),
+        ("codec.roundz=1", "codec.roundz: Extra inputs are not permitted"),
+        ("size=100", r"size: expected a multiple of scale 8 x fold 1 = 8, got 100"),
+        ("codec.sharing=local", r'expected trust="sites"'),
+        ("folds=[1,1]", "expected one entry per scale, got 3, 3 and 2"),
+        ("codec.mask_block=6", "mask_block"),
+        ("trust=nobody", "trust: Input should be"),
+        ("nonsense", r"--set: expected name=value"),
+        ("data.x=1", "data is a setting, not a section"),
+    ],
+)
+def test_bad_settings_are_named(tmp_path: Path, override: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        RunConfig.load(tmp_path, [override])
+
+
+def test_missing_path_and_broken_toml(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="expected a data folder or a TOML file, found nothing"):
+        RunConfig.load(tmp_path / "absent")
+    broken = tmp_path / "broken.toml"
+    broken.write_text("size = = 3")
+    with pytest.raises(ConfigError, match="expected TOML"):
+        RunConfig.load(broken)

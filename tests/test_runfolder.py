@@ -1,0 +1,83 @@
+"""The run folder: start, refuse, resume, overwrite; nothing foreign is touched."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from ppcmi_fast.errors import RunError
+from ppcmi_fast.federation.config import RunConfig
+from ppcmi_fast.federation.runfolder import RunFolder, load_module, read_json, save_module
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> RunConfig:
+    data = tmp_path / "data"
+    data.mkdir()
+    return RunConfig.load(data)
+
+
+def test_second_start_is_refused_then_resumed_then_replaced(tmp_path: Path, config: RunConfig) -> None:
+    root = tmp_path / "run"
+    folder = RunFolder.open(root, config, resume=False, overwrite=False)
+    folder.finish("codec", {"seconds": 1.0})
+    with pytest.raises(RunError, match=r"already holds a run; use --resume .* or --overwrite"):
+        RunFolder.open(root, config, resume=False, overwrite=False)
+    assert RunFolder.open(root, config, resume=True, overwrite=False).done("codec") == {"seconds": 1.0}
+    assert RunFolder.open(root, config, resume=False, overwrite=True).done("codec") is None
+
+
+def test_resume_with_other_settings_is_refused(tmp_path: Path, config: RunConfig) -> None:
+    root = tmp_path / "run"
+    RunFolder.open(root, config, resume=False, overwrite=False)
+    other = config.model_copy(update={"seed": 5})
+    with pytest.raises(RunError, match="other settings"):
+        RunFolder.open(root, other, resume=True, overwrite=False)
+
+
+def test_a_folder_with_other_files_is_left_alone(tmp_path: Path, config: RunConfig) -> None:
+    root = tmp_path / "thesis"
+    root.mkdir()
+    (root / "chapter.txt").write_text("years of work")
+    for overwrite in (False, True):
+        with pytest.raises(RunError, match="other files"):
+            RunFolder.open(root, config, resume=False, overwrite=overwrite)
+    assert (root / "chapter.txt").read_text() == "years of work"
+
+
+def test_overwrite_keeps_what_this_program_did_not_write(tmp_path: Path, config: RunConfig) -> None:
+    root = tmp_path / "run"
+    folder = RunFolder.open(root, config, resume=False, overwrite=False)
+    (root / "notes.md").write_text("mine")
+    folder.finish("codec", {})
+    RunFolder.open(root, config, resume=False, overwrite=True)
+    assert (root / "notes.md").read_text() == "mine" and not (root / "stages.json").exists()
+
+
+def test_both_flags_and_a_file_are_refused(tmp_path: Path, config: RunConfig) -> None:
+    with pytest.raises(RunError, match="at most one of them"):
+        RunFolder.open(tmp_path / "run", config, resume=True, overwrite=True)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RunError, match="expected a folder"):
+        RunFolder.open(tmp_path / "file", config, resume=False, overwrite=False)
+
+
+def test_key_folder_is_private(tmp_path: Path, config: RunConfig) -> None:
+    folder = RunFolder.open(tmp_path / "run", config, resume=False, overwrite=False)
+    assert folder.keys.stat().st_mode & 0o077 == 0
+
+
+def test_modules_and_json_survive_and_damage_is_named(tmp_path: Path) -> None:
+    net, other = torch.nn.Linear(3, 2), torch.nn.Linear(3, 2)
+    path = tmp_path / "net.safetensors"
+    save_module(path, net)
+    load_module(path, other)
+    assert torch.equal(net.weight, other.weight) and not other.training
+    path.write_bytes(b"damaged")
+    with pytest.raises(RunError, match="expected this network's weights"):
+        load_module(path, other)
+    (tmp_path / "stages.json").write_text("{")
+    with pytest.raises(RunError, match="expected a JSON file"):
+        read_json(tmp_path / "stages.json")
