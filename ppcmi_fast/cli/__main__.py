@@ -1,0 +1,5 @@
+"""`python -m ppcmi_fast.cli` is `ppcmi`."""
+
+from ppcmi_fast.cli import main
+
+main()

@@ -1,0 +1,70 @@
+"""The table that ends a run in the terminal."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from ppcmi_fast.report import words
+from ppcmi_fast.report.runfolder import method_order, method_title
+
+
+def results_table(metrics: dict[str, Any]) -> Table:
+    """Methods x (mean Dice, Dice of each site, HD95, ASD)."""
+    methods: dict[str, dict[str, Any]] = metrics["methods"]
+    sites = sorted({site for scores in methods.values() for site in scores.get("dice", {}).get("site", {})})
+    unit = words.unit(metrics)
+    table = Table(title=f"{metrics['dataset'].get('name', 'run')}: held-out subjects", title_justify="left")
+    table.add_column("method", no_wrap=True)
+    table.add_column("Dice", justify="right", style="bold")
+    for site in sites:
+        table.add_column(Text(site), justify="right")
+    table.add_column(f"HD95 {unit}", justify="right")
+    table.add_column(f"ASD {unit}", justify="right")
+    for name in method_order(list(methods)):
+        scores = methods[name]
+        dice = scores.get("dice", {})
+        table.add_row(
+            method_title(name),
+            words.decimal(dice.get("mean"), 3),
+            *(words.decimal(dice.get("site", {}).get(site), 3) for site in sites),
+            words.decimal(scores.get("hd95", {}).get("mean"), 2),
+            words.decimal(scores.get("asd", {}).get("mean"), 2),
+        )
+    return table
+
+
+def print_results(console: Console, metrics: dict[str, Any], paths: list[Path]) -> None:
+    """Print the table, payload, latency, time, and where the files are."""
+    console.print()
+    console.print(results_table(metrics))
+    lines = []
+    payload = metrics.get("payload_bytes", {})
+    if payload:
+        lines.append(
+            f"payload   {words.size(payload.get('up'))} up, {words.size(payload.get('down'))} down an image"
+        )
+    latency = metrics.get("latency_ms", {})
+    if latency:
+        parts = ", ".join(
+            f"{name} {words.decimal(latency[name], 1)}"
+            for name in ("encode", "map", "decode")
+            if name in latency
+        )
+        lines.append(f"latency   {words.decimal(latency.get('total'), 1)} ms an image ({parts})")
+    memory = words.number(metrics.get("peak_rss_mb"))
+    whole = words.total_seconds(metrics)
+    seconds = words.stage_seconds(metrics) if whole is None else whole
+    if seconds is not None:
+        lines.append(
+            f"time      {words.duration(seconds)}"
+            + (f", {memory / 1000:.1f} GB memory at most" if memory else "")
+        )
+    for position, path in enumerate(paths):
+        lines.append(("written   " if position == 0 else "          ") + str(path))
+    for line in lines:
+        console.print(Text(line), soft_wrap=True)
