@@ -18,7 +18,7 @@ BENCH_ARGS ?=
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 INSTALL := $(PIP) install --quiet $(PIP_ARGS) --constraint constraints.txt
-PY_DIRS := ppcmi_fast tests docs $(wildcard benchmarks examples experiments)
+PY_DIRS := ppcmi_fast tests docs .ci $(wildcard benchmarks examples experiments)
 CXX_FILES := $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 CORE_FILES := CMakeLists.txt $(CXX_FILES)
 

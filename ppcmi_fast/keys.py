@@ -38,7 +38,8 @@ class _Key:
             raise ValueError(
                 f"secret: expected {SECRET_BYTES} bytes, got {got}; use {type(self).__name__}.generate"
             )
-        if not federation_id or not federation_id.isprintable() or "|" in federation_id:
+        text = isinstance(federation_id, str) and federation_id.isprintable()
+        if not text or not federation_id or "|" in federation_id:
             raise ValueError(f"federation_id: expected printable text without '|', got {federation_id!r}")
         self._secret = secret
         self.federation_id = federation_id
@@ -81,7 +82,7 @@ class _Key:
             raise KeyFileError(
                 f"{path}: expected a key file, cannot open it ({error.strerror}); make one with `ppcmi keygen`"
             ) from None
-        with os.fdopen(descriptor, "rb", closefd=True) as file:
+        try:
             status = os.fstat(descriptor)
             if not stat.S_ISREG(status.st_mode):
                 raise KeyFileError(f"{path}: expected a regular file; make one with `ppcmi keygen`")
@@ -89,7 +90,9 @@ class _Key:
                 raise KeyFileError(
                     f"{path}: expected mode 0600, got {stat.S_IMODE(status.st_mode):04o}; run chmod 600 on it"
                 )
-            secret = file.read(SECRET_BYTES + 1)
+            secret = os.read(descriptor, SECRET_BYTES + 1)
+        finally:
+            os.close(descriptor)
         if len(secret) != SECRET_BYTES:
             got = f"{len(secret)} bytes" if len(secret) <= SECRET_BYTES else f"more than {SECRET_BYTES} bytes"
             raise KeyFileError(
@@ -204,8 +207,9 @@ def _check_arguments(role: str, scale: int, dim: int, rounds: int, epoch: int, o
         ("rounds", rounds, 1),
         ("epoch", epoch, 0),
     ):
-        if value < least:
-            raise ValueError(f"{name}: expected an integer of at least {least}, got {value}")
+        # 4.0 and True would be written into the derivation as such, and silently give another transform than 4 and 1.
+        if type(value) is not int or value < least:
+            raise ValueError(f"{name}: expected an integer of at least {least}, got {value!r}")
     if not 0 <= offset_scale < float("inf"):
         raise ValueError(f"offset_scale: expected a finite number of at least 0, got {offset_scale}")
 

@@ -6,6 +6,7 @@ import os
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
@@ -18,6 +19,10 @@ TAG_BYTES = 16
 
 
 def _cipher(key: FederationKey, epoch: int) -> AESGCM:
+    if not isinstance(key, FederationKey):
+        raise TypeError(f"key: expected a FederationKey, which all sites hold, got {type(key).__name__}")
+    if type(epoch) is not int or epoch < 0:
+        raise ValueError(f"epoch: expected an integer of at least 0, got {epoch!r}")
     return AESGCM(key.derive(f"{VERSION}|{epoch}"))
 
 
@@ -63,6 +68,13 @@ def unseal_weights(key: FederationKey, sealed: bytes, *, epoch: int, context: st
     """Open what `seal_weights` made.
 
     Raises:
-        WireError: as `unseal`.
+        WireError: as `unseal`; also bytes that open but hold no named tensors.
     """
-    return load(unseal(key, sealed, epoch=epoch, context=context))
+    payload = unseal(key, sealed, epoch=epoch, context=context)
+    try:
+        return load(payload)
+    except SafetensorError as error:
+        raise WireError(
+            f"sealed: expected weights as safetensors for {context!r}, got other bytes ({error}); check the sender's"
+            " version"
+        ) from None

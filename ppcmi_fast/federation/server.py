@@ -230,9 +230,9 @@ class Server:
         uploads.site.append(torch.full((count,), self.sites.index(message.sender)))
 
     def _answer(self, message: wire.Message, registration: Registration) -> bytes:
+        count = self._check_latents(message, registration, ("image",))
         if self.mapper is None:
             raise WireError("query: expected a trained mapper, the server has none yet; train it first")
-        count = self._check_latents(message, registration, ("image",))
         number = self.sites.index(message.sender)
         site = torch.full((count,), number)
         with torch.no_grad():

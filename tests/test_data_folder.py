@@ -1,0 +1,191 @@
+"""The data folder: what is read, and each kind of damage named before any work."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from ppcmi_fast.data.arrays import Arrays, load_arrays, load_image
+from ppcmi_fast.data.folder import Dataset, Record, load_folder
+from ppcmi_fast.data.splits import Split, check_disjoint, split_by_subject
+from ppcmi_fast.errors import DataError
+
+REAL = Path(__file__).parents[2] / "shared" / "data"
+
+
+def write_image(path: Path, height: int = 24, width: int = 32, top: int = 255) -> None:
+    ramp = np.linspace(0, top, height * width).reshape(height, width).astype(np.uint8)
+    Image.fromarray(ramp).save(path)
+
+
+def write_mask(path: Path, height: int = 24, width: int = 32, value: int = 1) -> None:
+    mask = np.zeros((height, width), dtype=np.uint8)
+    mask[4:10, 6:20] = value
+    Image.fromarray(mask).save(path)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    root = tmp_path / "set"
+    (root / "images").mkdir(parents=True)
+    (root / "masks").mkdir()
+    lines = ["image,mask,subject,site"]
+    for site in "ab":
+        for subject in range(4):
+            for index in range(2):
+                name = f"{site}{subject}{index}.png"
+                write_image(root / "images" / name)
+                write_mask(root / "masks" / name)
+                lines.append(f"images/{name},masks/{name},{site}{subject},{site}")
+    (root / "manifest.csv").write_text("\n".join(lines) + "\n")
+    return root
+
+
+def edit(root: Path, old: str, new: str) -> None:
+    path = root / "manifest.csv"
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+
+
+def test_a_good_folder_is_read(folder: Path) -> None:
+    dataset = load_folder(folder)
+    assert (dataset.name, dataset.classes, len(dataset.records), dataset.spacing_known) == ("set", 2, 16, False)
+    arrays = load_arrays(dataset.records, 16)
+    assert arrays.images.shape == (16, 1, 16, 16) and arrays.images.dtype == torch.float32
+    assert arrays.masks.shape == (16, 16, 16) and set(arrays.masks.unique().tolist()) == {0, 1}
+    assert arrays.images.min() == 0 and arrays.images.max() == 1 and arrays.spacing is None
+    both = Arrays.concatenate([arrays, arrays])
+    assert len(both.images) == len(both.subjects) == 32
+
+
+def test_spacing_follows_the_resize(folder: Path) -> None:
+    lines = (folder / "manifest.csv").read_text().splitlines()
+    text = [lines[0] + ",spacing_y,spacing_x", *(line + ",1.0,0.5" for line in lines[1:])]
+    (folder / "manifest.csv").write_text("\n".join(text))
+    dataset = load_folder(folder)
+    assert dataset.spacing_known
+    spacing = load_arrays(dataset.records, 16).spacing
+    assert spacing is not None and spacing[0].tolist() == [1.5, 1.0]  # 24 x 32 pixels became 16 x 16
+
+
+def test_an_empty_subject_is_the_image_itself(folder: Path) -> None:
+    edit(folder, ",a0,a", ",,a")
+    subjects = {r.subject for r in load_folder(folder).records}
+    assert {"images/a00.png", "images/a01.png"} <= subjects
+
+
+def remove_manifest(root: Path) -> None:
+    (root / "manifest.csv").unlink()
+
+
+def truncate(root: Path) -> None:
+    path = root / "images" / "a00.png"
+    path.write_bytes(path.read_bytes()[:60])
+
+
+DAMAGES: list[tuple[Callable[[Path], object], str]] = [
+    (remove_manifest, r"manifest.csv: expected a manifest with columns image, mask, subject, site"),
+    (lambda r: edit(r, "image,mask,subject,site", "image,label,subject,site"), "missing mask; add them to line 1"),
+    (lambda r: (r / "manifest.csv").write_text("image,mask,subject,site\n"), "expected a line per image, got none"),
+    (lambda r: (r / "masks" / "a00.png").unlink(), r"a00.png: expected an image file, found nothing"),
+    (lambda r: edit(r, "masks/a00.png", ""), "line 2: expected an image and its mask"),
+    (lambda r: write_mask(r / "masks" / "b10.png", 20, 32), r"expected the size of its image 32x24, got 32x20"),
+    (truncate, "expected a readable image, got a damaged file"),
+    (lambda r: (r / "masks" / "a11.png").write_bytes(b"not a png"), "a11.png: expected a readable image"),
+    (lambda r: edit(r, "images/a01.png", "images/a00.png"), "expected each image once, got a00.png twice"),
+    (lambda r: edit(r, ",b0,b", ",a0,b"), "expected a subject at one site, got 'a0' at 'a' and 'b'"),
+    (lambda r: write_image(r / "images" / "extra.png"), "not listed: extra.png; list or remove"),
+    (lambda r: edit(r, ",b0,b", ",b0,../b"), "a site name without slashes"),
+    (
+        lambda r: Image.new("RGB", (32, 24)).save(r / "images" / "a00.png"),
+        "expected an 8-bit grey image, got mode RGB; convert",
+    ),
+    (
+        lambda r: Image.fromarray(np.zeros((24, 32), np.uint16)).save(r / "images" / "a00.png"),
+        "expected an 8-bit grey image, got mode I;16",
+    ),
+]
+
+
+@pytest.mark.parametrize(("damage", "message"), DAMAGES)
+def test_damage_is_named(folder: Path, damage: Callable[[Path], object], message: str) -> None:
+    damage(folder)
+    with pytest.raises(DataError, match=message):
+        load_folder(folder)
+
+
+def test_missing_and_empty_folders_are_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="expected a folder with manifest.csv"):
+        load_folder(tmp_path / "absent")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match="found an empty folder"):
+        load_folder(tmp_path / "empty")
+
+
+def test_a_mask_value_beyond_the_classes_is_named(folder: Path) -> None:
+    write_mask(folder / "masks" / "a00.png", value=3)
+    with pytest.raises(DataError, match=r"a00.png: expected values 0\.\.1, got 3"):
+        load_folder(folder, classes=2)
+    assert load_folder(folder).classes == 4
+
+
+def test_many_broken_files_are_listed_up_to_five(folder: Path) -> None:
+    for path in (folder / "images").iterdir():
+        path.write_bytes(b"broken")
+    with pytest.raises(DataError, match=r"\.\.\. and 11 more"):
+        load_folder(folder)
+
+
+def test_masks_that_are_all_empty_are_named(folder: Path) -> None:
+    for path in (folder / "masks").iterdir():
+        write_mask(path, value=0)
+    with pytest.raises(DataError, match="at least one class above 0"):
+        load_folder(folder)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_split_keeps_subjects_together_in_every_site(folder: Path, seed: int) -> None:
+    split = split_by_subject(load_folder(folder).records, seed=seed)
+    for part in (split.train, split.val, split.test):
+        assert {r.site for r in part} == {"a", "b"}
+    assert sum(map(len, (split.train, split.val, split.test))) == 16
+    again = split_by_subject(load_folder(folder).records, seed=seed)
+    assert split == again
+    assert set(split.to_json()["test"]) == {"a", "b"}
+
+
+def test_a_subject_in_two_parts_is_an_error(folder: Path) -> None:
+    records = load_folder(folder).records
+    with pytest.raises(DataError, match="got a0 in train and test; split by subject"):
+        check_disjoint(Split(records[:1], [], records[1:2]))
+    check_disjoint(Split(records[:2], records[2:4], records[4:6]))
+
+
+def test_too_few_subjects_and_bad_fractions_are_named(folder: Path) -> None:
+    records = [r for r in load_folder(folder).records if r.subject in ("a0", "a1")]
+    with pytest.raises(DataError, match="site 'a': expected at least 3 subjects .* got 2"):
+        split_by_subject(records)
+    with pytest.raises(ValueError, match="fractions: expected"):
+        split_by_subject(records, (0.5, 0.5, 0.5))
+    with pytest.raises(DataError, match="at least one image"):
+        load_arrays([], 16)
+
+
+def test_one_image_keeps_its_own_size(folder: Path) -> None:
+    image, size = load_image(folder / "images" / "a00.png", 16)
+    assert image.shape == (1, 16, 16) and size == (24, 32)
+
+
+@pytest.mark.skipif(not REAL.is_dir(), reason="the real images are not on this machine")
+@pytest.mark.parametrize(("name", "classes", "sites"), [("sunnybrook", 2, 4), ("usgra", 3, 3)])
+def test_real_images_load(name: str, classes: int, sites: int) -> None:
+    dataset: Dataset = load_folder(REAL / name)
+    assert dataset.classes == classes and len({r.site for r in dataset.records}) == sites
+    records: list[Record] = dataset.records[::40]
+    assert load_arrays(records, 64).images.std() > 0.1
