@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import TYPE_CHECKING, NoReturn
+
 import torch
 from torch import Tensor, nn
 
 from ppcmi_fast import ops
 from ppcmi_fast.ops import KltParams
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+_MATERIAL = ("matrix", "signs", "factors", "perm", "offset")
 
 
 class KeyedLatentTransform(nn.Module):
@@ -22,14 +30,33 @@ class KeyedLatentTransform(nn.Module):
     def __init__(self, params: KltParams, backend: str = "auto") -> None:
         super().__init__()
         self.mixing, self.dim, self.fold, self.backend = params.mixing, params.dim, params.fold, backend
-        for name in ("matrix", "signs", "factors", "perm", "offset"):
+        for name in _MATERIAL:
             self.register_buffer(name, getattr(params, name), persistent=False)
 
     @property
     def params(self) -> KltParams:
         """The material, where the module lies."""
-        names = ("matrix", "signs", "factors", "perm", "offset")
-        return KltParams(self.mixing, self.dim, self.fold, **{name: getattr(self, name) for name in names})
+        return KltParams(
+            self.mixing, self.dim, self.fold, **{name: getattr(self, name) for name in _MATERIAL}
+        )
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        # Follows the module to a device but keeps its precision: model.half() must not round the key.
+        for name in _MATERIAL:
+            value = getattr(self, name)
+            if value is not None:
+                setattr(self, name, value.to(fn(value).device))
+        return self
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            "KeyedLatentTransform: key material is not pickled; save the rest, and make this from the key"
+        )
+
+    def __deepcopy__(self, memo: dict[int, object]) -> KeyedLatentTransform:
+        # A copy within the process needs no second copy of the key; deepcopy would otherwise pickle.
+        twin = KeyedLatentTransform(self.params, self.backend)
+        return twin.train(self.training)
 
     def forward(self, x: Tensor, normalize: bool = True) -> Tensor:
         """[N, C, H, W] -> protected [N, D, H/fold, W/fold], differentiable."""

@@ -19,6 +19,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ppcmi_fast.errors import RunError
+from ppcmi_fast.interrupt import DeferredInterrupt
 
 _GOLDEN = 0x9E3779B97F4A7C15
 
@@ -52,6 +53,8 @@ class FitState:
     best_value: float = -math.inf
     best_step: int = 0
     seconds: float = 0.0
+    loss_sum: float = 0.0
+    loss_count: int = 0
     history: list[dict[str, float]] = field(default_factory=list)
     stopped: bool = False
 
@@ -223,34 +226,52 @@ class Fit:
             self.best = {k: v.detach().clone() for k, v in self.module.state_dict().items()}
         return value
 
+    def _due(self) -> bool:
+        step, history = self.state.step, self.state.history
+        at_end = step % self.settings.validate_every == 0 or step == self.settings.steps
+        return step > 0 and at_end and (not history or history[-1]["step"] != step)
+
+    def _close_interval(self) -> None:
+        """Validate, note and save what the steps since the last time came to."""
+        state = self.state
+        entry = {"step": float(state.step), "loss": state.loss_sum / max(1, state.loss_count)}
+        if self.validate is not None:
+            entry["val"] = self._validate()
+            waited = (state.step - state.best_step) // self.settings.validate_every
+            state.stopped = 0 < self.settings.patience <= waited
+        state.loss_sum, state.loss_count = 0.0, 0
+        state.history.append(entry)
+        self.save()
+
+    def _step(self) -> None:
+        loss = self.loss(step_generator(self.settings.seed, self.state.step))
+        optimizer_step(self.module, self.optimizer, loss, self.settings, self.state.step)
+        self.state.loss_sum += loss.item()
+        self.state.loss_count += 1
+        self.state.step += 1
+
     def run(self) -> FitState:
-        """Train to the end (or to early stopping) and load the best weights."""
-        settings, state = self.settings, self.state
+        """Train to the end (or to early stopping) and load the best weights.
+
+        Raises:
+            KeyboardInterrupt: after the step in hand, when it is saved.
+        """
+        state = self.state
         started = time.perf_counter() - state.seconds
-        running: list[float] = []
         self.module.train()
-        try:
-            while state.step < settings.steps and not state.stopped:
-                loss = self.loss(step_generator(settings.seed, state.step))
-                optimizer_step(self.module, self.optimizer, loss, settings, state.step)
-                running.append(loss.item())
-                state.step += 1
-                if state.step % settings.validate_every == 0 or state.step == settings.steps:
-                    entry = {"step": float(state.step), "loss": sum(running) / len(running)}
-                    running.clear()
-                    if self.validate is not None:
-                        entry["val"] = self._validate()
-                        waited = (state.step - state.best_step) // settings.validate_every
-                        state.stopped = 0 < settings.patience <= waited
-                    state.seconds = time.perf_counter() - started
-                    state.history.append(entry)
+        with DeferredInterrupt() as interrupt:
+            while True:
+                state.seconds = time.perf_counter() - started
+                if self._due():
+                    self._close_interval()
+                if interrupt.requested:
                     self.save()
+                    interrupt.stop()
+                if state.step >= self.settings.steps or state.stopped:
+                    break
+                self._step()
                 if self.progress is not None:
                     self.progress(state.step, state.history[-1] if state.history else {})
-        except KeyboardInterrupt:
-            state.seconds = time.perf_counter() - started
-            self.save()
-            raise
         if self.best:
             self.module.load_state_dict(self.best)
         self.module.eval()

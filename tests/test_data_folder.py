@@ -55,7 +55,12 @@ def edit(root: Path, old: str, new: str) -> None:
 
 def test_a_good_folder_is_read(folder: Path) -> None:
     dataset = load_folder(folder)
-    assert (dataset.name, dataset.classes, len(dataset.records), dataset.spacing_known) == ("set", 2, 16, False)
+    assert (dataset.name, dataset.classes, len(dataset.records), dataset.spacing_known) == (
+        "set",
+        2,
+        16,
+        False,
+    )
     arrays = load_arrays(dataset.records, 16)
     assert arrays.images.shape == (16, 1, 16, 16) and arrays.images.dtype == torch.float32
     assert arrays.masks.shape == (16, 16, 16) and set(arrays.masks.unique().tolist()) == {0, 1}
@@ -91,11 +96,20 @@ def truncate(root: Path) -> None:
 
 DAMAGES: list[tuple[Callable[[Path], object], str]] = [
     (remove_manifest, r"manifest.csv: expected a manifest with columns image, mask, subject, site"),
-    (lambda r: edit(r, "image,mask,subject,site", "image,label,subject,site"), "missing mask; add them to line 1"),
-    (lambda r: (r / "manifest.csv").write_text("image,mask,subject,site\n"), "expected a line per image, got none"),
+    (
+        lambda r: edit(r, "image,mask,subject,site", "image,label,subject,site"),
+        "missing mask; add them to line 1",
+    ),
+    (
+        lambda r: (r / "manifest.csv").write_text("image,mask,subject,site\n"),
+        "expected a line per image, got none",
+    ),
     (lambda r: (r / "masks" / "a00.png").unlink(), r"a00.png: expected an image file, found nothing"),
     (lambda r: edit(r, "masks/a00.png", ""), "line 2: expected an image and its mask"),
-    (lambda r: write_mask(r / "masks" / "b10.png", 20, 32), r"expected the size of its image 32x24, got 32x20"),
+    (
+        lambda r: write_mask(r / "masks" / "b10.png", 20, 32),
+        r"expected the size of its image 32x24, got 32x20",
+    ),
     (truncate, "expected a readable image, got a damaged file"),
     (lambda r: (r / "masks" / "a11.png").write_bytes(b"not a png"), "a11.png: expected a readable image"),
     (lambda r: edit(r, "images/a01.png", "images/a00.png"), "expected each image once, got a00.png twice"),

@@ -105,7 +105,7 @@ BAD: list[tuple[Callable[[], object], type[Exception], str]] = [
     (lambda: ops.klt(X, HAAR, backend="gpu"), ValueError, "backend: expected one of"),
     (lambda: ops.klt(X, HAAR, backend="cuda"), RuntimeError, 'no CUDA kernels; use backend="torch"'),
     (lambda: ops.klt(X.to("meta"), HAAR), ValueError, "params: expected material on meta"),
-    (lambda: ops.klt(X, "key"), TypeError, "params: expected KltParams"),
+    (lambda: ops.klt(X, "key"), TypeError, "params: expected KltParams"),  # type: ignore[arg-type]
     (lambda: ops.klt_quantize(X, HAAR, bits=3), ValueError, "bits: expected 2, 4 or 8, got 3"),
     (lambda: ops.klt_dequantize(CODES.int(), HAAR, bits=4), ValueError, "codes: expected .* uint8"),
     (

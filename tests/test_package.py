@@ -34,7 +34,7 @@ LAYERS = (
     {"klt", "keys", "key_schedule", "sealing", "wire"},
     {"ops"},
     {"_cpu", "_cuda"},
-    {"environment", "errors"},
+    {"environment", "errors", "interrupt"},
 )
 RANK = {part: len(LAYERS) - i for i, layer in enumerate(LAYERS) for part in layer}
 

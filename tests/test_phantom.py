@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -31,17 +32,23 @@ def test_the_folder_reads_back(tmp_path: Path, kind: str, classes: int) -> None:
 @pytest.mark.parametrize("kind", ["cardiac", "ultrasound"])
 def test_the_same_seed_gives_the_same_files_and_another_others(tmp_path: Path, kind: str) -> None:
     settings = {"sites": 1, "subjects": 1, "slices": 2, "size": 48}
-    roots = [write_phantom(kind, tmp_path / str(i), seed=seed, **settings) for i, seed in enumerate((3, 3, 4))]
+    roots = [
+        write_phantom(kind, tmp_path / str(i), seed=seed, **settings) for i, seed in enumerate((3, 3, 4))
+    ]
     files = [[p.read_bytes() for p in sorted((root / "images").iterdir())] for root in roots]
     assert files[0] == files[1] and files[0] != files[2]
 
 
 def test_cavity_is_brighter_than_muscle_and_vessel_darker_than_nerve(tmp_path: Path) -> None:
-    heart = load_arrays(load_folder(write_phantom("cardiac", tmp_path / "c", sites=2, subjects=2)).records, 128)
+    heart = load_arrays(
+        load_folder(write_phantom("cardiac", tmp_path / "c", sites=2, subjects=2)).records, 128
+    )
     inside = heart.images[:, 0][heart.masks == 1].mean()
     ring = torch.nn.functional.max_pool2d(heart.masks.float().unsqueeze(1), 7, 1, 3).squeeze(1) - heart.masks
     assert inside > 1.5 * heart.images[:, 0][ring == 1].mean()
-    limb = load_arrays(load_folder(write_phantom("ultrasound", tmp_path / "u", sites=2, subjects=2)).records, 128)
+    limb = load_arrays(
+        load_folder(write_phantom("ultrasound", tmp_path / "u", sites=2, subjects=2)).records, 128
+    )
     assert limb.images[:, 0][limb.masks == 2].mean() < 0.4 * limb.images[:, 0][limb.masks == 1].mean()
 
 
@@ -72,9 +79,13 @@ def test_writing_is_fast(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("changes", "message"),
-    [({"kind": "brain"}, "kind: expected one of"), ({"sites": 0}, "sites: expected at least 1"), ({"size": 8}, "size:")],
+    [
+        ({"kind": "brain"}, "kind: expected one of"),
+        ({"sites": 0}, "sites: expected at least 1"),
+        ({"size": 8}, "size:"),
+    ],
 )
-def test_bad_arguments_are_named(tmp_path: Path, changes: dict, message: str) -> None:
+def test_bad_arguments_are_named(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
     arguments = {"kind": "cardiac"} | changes
     with pytest.raises(ValueError, match=message):
         write_phantom(arguments.pop("kind"), tmp_path / "p", **arguments)
@@ -92,7 +103,11 @@ def test_augmentation_moves_image_and_mask_together() -> None:
     masks[:, 14:30, 18:34] = 1
     images = masks.unsqueeze(1).float() * 0.8 + 0.1
     moved, labels = augment(images, masks, torch.Generator().manual_seed(0))
-    assert moved.shape == images.shape and labels.dtype == torch.int64 and set(labels.unique().tolist()) == {0, 1}
+    assert (
+        moved.shape == images.shape
+        and labels.dtype == torch.int64
+        and set(labels.unique().tolist()) == {0, 1}
+    )
     inside, outside = moved[:, 0][labels == 1], moved[:, 0][labels == 0]
     assert inside.mean() - outside.mean() > 0.5
     assert (labels != masks).flatten(1).any(1).all()

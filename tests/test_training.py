@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
+import signal
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -9,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ppcmi_fast.errors import RunError
+from ppcmi_fast.interrupt import DeferredInterrupt
 from ppcmi_fast.training import Fit, FitSettings, learning_rate_factor, load_checkpoint, step_generator
 
 
@@ -17,10 +22,11 @@ def make_net() -> nn.Module:
     return nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Tanh(), nn.Linear(8, 1))
 
 
-def loss_of(net: nn.Module):
+def loss_of(net: nn.Module) -> Callable[[torch.Generator], Tensor]:
     def loss(generator: torch.Generator) -> Tensor:
         x = torch.randn(16, 4, generator=generator)
-        return (net(x) - x.sum(1, keepdim=True)).square().mean()
+        value: Tensor = (net(x) - x.sum(1, keepdim=True)).square().mean()
+        return value
 
     return loss
 
@@ -49,17 +55,65 @@ def test_resumed_run_makes_the_same_weights(tmp_path: Path) -> None:
         nonlocal calls
         calls += 1
         if calls == 17:
-            raise KeyboardInterrupt
+            signal.raise_signal(signal.SIGINT)
         return base(generator)
 
     path = tmp_path / "fit.safetensors"
     with pytest.raises(KeyboardInterrupt):
         Fit(broken, interrupted, settings, checkpoint=path).run()
-    assert load_checkpoint(path)[1].step == 16
+    assert load_checkpoint(path)[1].step == 17
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
     fresh = make_net()
     Fit(fresh, loss_of(fresh), settings, checkpoint=path).run()
     torch.testing.assert_close(weights(fresh), weights(whole), rtol=0, atol=0)
+
+
+def crash_at(call: int) -> Callable[[], None]:
+    """Raise KeyboardInterrupt at this call, counted from 1; 0 never."""
+    calls = itertools.count(1)
+
+    def tick() -> None:
+        if next(calls) == call:
+            raise KeyboardInterrupt
+
+    return tick
+
+
+@pytest.mark.parametrize(("loss_call", "validation_call"), [(17, 0), (0, 3)])
+def test_a_crash_inside_a_step_or_a_validation_resumes_to_the_same_weights(
+    tmp_path: Path, loss_call: int, validation_call: int
+) -> None:
+    def attempt(path: Path, loss_call: int, validation_call: int) -> Tensor:
+        net = make_net()
+        base, in_loss, in_validation = loss_of(net), crash_at(loss_call), crash_at(validation_call)
+
+        def loss(generator: torch.Generator) -> Tensor:
+            in_loss()
+            return base(generator)
+
+        def validate() -> float:
+            in_validation()
+            return -weights(net).square().sum().item()
+
+        settings = FitSettings(40, 1e-2, validate_every=10)
+        with contextlib.suppress(KeyboardInterrupt):
+            Fit(net, loss, settings, checkpoint=path, validate=validate).run()
+        return weights(net)
+
+    whole = attempt(tmp_path / "whole.safetensors", 0, 0)
+    broken = attempt(tmp_path / "broken.safetensors", loss_call, validation_call)
+    assert not torch.equal(broken, whole)
+    resumed = attempt(tmp_path / "broken.safetensors", 0, 0)
+    torch.testing.assert_close(resumed, whole, rtol=0, atol=0)
+
+
+def test_a_second_interrupt_does_not_wait() -> None:
+    with pytest.raises(KeyboardInterrupt), DeferredInterrupt() as interrupt:
+        signal.raise_signal(signal.SIGINT)
+        assert interrupt.requested
+        signal.raise_signal(signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def test_best_weights_are_kept_and_patience_stops() -> None:

@@ -76,7 +76,7 @@ def _fibres(rng: np.random.Generator, y: Pixels, x: Pixels, angle: float) -> Pix
     streaks = field / max(float(field.std()), 1e-9)
     rows = np.clip(((y + np.tan(angle) * (x - 0.5)) * size).astype(int), 0, size - 1)
     along: Pixels = streaks[rows, np.arange(size)[None, :]]
-    return -21.0 + 6.0 * np.clip(along, -1.0, 2.5)
+    return -27.0 + 6.5 * np.clip(along, -1.0, 2.5)
 
 
 def _honeycomb(
@@ -92,7 +92,7 @@ def _honeycomb(
                 centre[0] + pitch * 0.87 * row + rng.normal(0, 0.08 * pitch),
                 centre[1] + pitch * (column + 0.5 * (row % 2)) + rng.normal(0, 0.08 * pitch),
             )
-            level[np.hypot(y - place[0], x - place[1]) < pitch * 0.36] = -19.0
+            level[np.hypot(y - place[0], x - place[1]) < pitch * 0.4] = -24.0
     return level
 
 
@@ -116,7 +116,7 @@ def ultrasound_frame(
     slide = 0.08 * (level - 0.5)
     depth = y + limb.tilt * (x - 0.5)
     decibels = _fibres(rng, y, x, limb.fibre_angle)
-    decibels[depth < limb.fat] = -17.0
+    decibels[depth < limb.fat] = -21.0
     septa = np.sin(2 * np.pi * (depth * 34 + 1.5 * np.sin(9 * x + 40 * level)))
     decibels[(depth < limb.fat) & (septa > 0.86)] = -8.0
     decibels[depth < limb.skin] = -6.0
@@ -137,10 +137,10 @@ def ultrasound_frame(
     decibels[vessel < 1] = -44.0
     mask[vessel < 1] = 2
     behind = (np.abs(x - vx + slide / 2) < 0.85 * vw) & (y > vy)
-    attenuation = -13.0 * y * scanner["noise"] + gaussian_filter(
+    attenuation = -20.0 * y * scanner["noise"] + gaussian_filter(
         np.where(behind & (vessel > 1), 7.0, 0.0), size / 64
     )
     image = _speckle(rng, decibels + attenuation, scanner["blur"])
     image += 10 * np.log10(scanner["gain"]) + rng.normal(0, 0.6 * scanner["noise"], image.shape)
-    shown = np.clip((image + DYNAMIC_RANGE_DB - 4) / DYNAMIC_RANGE_DB, 0, 1)
+    shown = np.clip((image + DYNAMIC_RANGE_DB - 8) / DYNAMIC_RANGE_DB, 0, 1)
     return (shown * 255).astype(np.uint8), mask

@@ -19,6 +19,7 @@ from ppcmi_fast.data.phantom import write_phantom
 from ppcmi_fast.federation.channel import Channel
 from ppcmi_fast.federation.config import RunConfig
 from ppcmi_fast.federation.site import Site
+from ppcmi_fast.interrupt import DeferredInterrupt
 from ppcmi_fast.mapper import LatentMapper
 from ppcmi_fast.training import (
     Fit,
@@ -113,18 +114,22 @@ class CodecRounds:
 
     def _resume(self) -> None:
         groups, self.state = load_checkpoint(self.checkpoint)
-        self.best = {
-            p.site.name: groups[f"best.{p.site.name}"] for p in self.participants if self.state.best_step
-        }
         for participant, optimizer in zip(self.participants, self.optimizers, strict=True):
-            participant.learner.load_state_dict(groups[f"learner.{participant.site.name}"])
-            load_optimizer_tensors(optimizer, groups[f"optimizer.{participant.site.name}"])
+            name = participant.site.name
+            source = self.participants[0].site.name if self.shared else name
+            participant.learner.load_state_dict(groups[f"learner.{source}"])
+            load_optimizer_tensors(optimizer, groups[f"optimizer.{name}"])
+            if self.state.best_step:
+                self.best[name] = groups[f"best.{source}"]
 
     def _save(self) -> None:
-        groups = {f"best.{name}": tensors for name, tensors in self.best.items()}
+        groups = {}
         for participant, optimizer in zip(self.participants, self.optimizers, strict=True):
-            groups[f"learner.{participant.site.name}"] = participant.learner.state_dict()
             groups[f"optimizer.{participant.site.name}"] = optimizer_tensors(optimizer)
+        # Between rounds, sites that average have the same weights.
+        for participant in self.participants[:1] if self.shared else self.participants:
+            groups[f"learner.{participant.site.name}"] = participant.learner.state_dict()
+            groups[f"best.{participant.site.name}"] = self.best.get(participant.site.name, {})
         save_checkpoint(self.checkpoint, groups, self.state)
 
     def _local_steps(self, round_index: int) -> float:
@@ -154,24 +159,33 @@ class CodecRounds:
             }
         return value
 
+    def _round(self) -> dict[str, float]:
+        """One round of local steps, exchange, and now and then validation."""
+        state = self.state
+        entry = {"loss": self._local_steps(state.step)}
+        if self.shared:
+            exchange_codecs(self.participants, self.channel, state.step)
+        state.step += 1
+        if state.step % VALIDATE_ROUNDS == 0 or state.step == self.config.codec.rounds:
+            entry["val"] = self._validate()
+        state.history.append({"step": float(state.step), **entry})
+        return entry
+
     def run(self, progress: Progress) -> FitState:
         """Train all rounds that are still to do, then load the weights of the best validation."""
         state, rounds = self.state, self.config.codec.rounds
         started, saved = time.perf_counter() - state.seconds, time.perf_counter()
-        while state.step < rounds:
-            loss = self._local_steps(state.step)
-            if self.shared:
-                exchange_codecs(self.participants, self.channel, state.step)
-            state.step += 1
-            entry = {"step": float(state.step), "loss": loss}
-            if state.step % VALIDATE_ROUNDS == 0 or state.step == rounds:
-                entry["val"] = self._validate()
-            state.history.append(entry)
-            state.seconds = time.perf_counter() - started
-            if time.perf_counter() - saved > CHECKPOINT_SECONDS or state.step == rounds:
-                self._save()
-                saved = time.perf_counter()
-            progress(state.step, entry)
+        with DeferredInterrupt() as interrupt:
+            while state.step < rounds:
+                entry = self._round()
+                state.seconds = time.perf_counter() - started
+                late = time.perf_counter() - saved > CHECKPOINT_SECONDS
+                if late or interrupt.requested or state.step == rounds:
+                    self._save()
+                    saved = time.perf_counter()
+                progress(state.step, entry)
+                if interrupt.requested:
+                    interrupt.stop()
         for participant in self.participants:
             participant.learner.load_state_dict(self.best[participant.site.name])
             participant.learner.eval()

@@ -1,7 +1,7 @@
 """The keyed latent transform as torch ops: normalize + mix + permute + quantize in one pass, and the way back.
 
 Every op takes [N, C, H, W] in either memory format and keeps it. `backend`: "auto" and "cpu" run the C++ kernels,
-"torch" the pure-torch reference on any device; nothing falls back silently. See docs/ops.md.
+"torch" the pure-torch reference on any device; nothing falls back silently. See docs/architecture.md.
 """
 
 from __future__ import annotations
@@ -52,8 +52,9 @@ class _DifferentiableKlt(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         x, mix, factors, perm = ctx.saved_tensors
         fold, normalize, inverse = ctx.settings
-        grad = torch.ops.ppcmi_fast.klt(
-            grads[0].to(x.dtype), mix, factors, perm, None, fold, False, not inverse
+        # Through _run, so that a gradient of this gradient is right as well.
+        grad = _run(
+            grads[0].to(x.dtype), (mix, factors, perm, None, fold), normalize=False, inverse=not inverse
         )
         if normalize:
             grad = _through_normalization(x, grad, fold)
@@ -69,6 +70,14 @@ def _through_normalization(x: Tensor, grad: Tensor, fold: int) -> Tensor:
     unit = v * scale
     out = (g - unit * (g * unit).mean(1, keepdim=True)) * scale
     return (torch.nn.functional.pixel_shuffle(out, fold) if fold > 1 else out).to(x.dtype)
+
+
+def _run(x: Tensor, material: _Material, normalize: bool, inverse: bool) -> Tensor:
+    if x.requires_grad and torch.is_grad_enabled():
+        out: Tensor = _DifferentiableKlt.apply(x, *material, normalize, inverse)  # type: ignore[no-untyped-call]
+    else:
+        out = torch.ops.ppcmi_fast.klt(x, *material, normalize, inverse)
+    return out
 
 
 def klt(
@@ -104,11 +113,7 @@ def klt(
     checks.check_backend(backend, x.device)
     if backend == "torch":
         return reference.klt(x, params, normalize=normalize, inverse=inverse)
-    if x.requires_grad and torch.is_grad_enabled():
-        out: Tensor = _DifferentiableKlt.apply(x, *_material(params), normalize, inverse)  # type: ignore[no-untyped-call]
-    else:
-        out = torch.ops.ppcmi_fast.klt(x, *_material(params), normalize, inverse)
-    return out
+    return _run(x, _material(params), normalize, inverse)
 
 
 def klt_quantize(
@@ -163,7 +168,7 @@ def klt_dequantize(
     Raises:
         ValueError, RuntimeError: as `klt_quantize`.
     """
-    checks.check_params(params, codes)
+    checks.check_params(params, codes, "codes")
     checks.check_codes(codes, params.dim, bits)
     checks.check_output(dtype)
     checks.check_backend(backend, codes.device)

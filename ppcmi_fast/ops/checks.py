@@ -32,6 +32,12 @@ def check_backend(backend: str, device: torch.device) -> None:
         )
 
 
+def check_tensor(name: str, value: object) -> None:
+    """Raise unless value is a tensor."""
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{name}: expected a torch.Tensor, got {type(value).__name__}")
+
+
 def check_floats(x: Tensor, channels: int, fold: int, name: str = "x") -> None:
     """Raise unless x is [N, channels, H, W] of a supported float type and fold divides H and W."""
     if x.ndim != 4 or x.dtype not in FLOATS or x.shape[1] != channels:
@@ -63,8 +69,9 @@ def check_packable(dim: int, bits: int) -> None:
         )
 
 
-def check_params(params: KltParams, x: Tensor) -> None:
+def check_params(params: KltParams, x: Tensor, name: str = "x") -> None:
     """Raise unless params is material on x's device."""
+    check_tensor(name, x)
     if not isinstance(params, KltParams):
         raise TypeError(f"params: expected KltParams from key.klt_params, got {type(params).__name__}")
     if params.device != x.device:
@@ -83,6 +90,9 @@ def check_switch(
     codes: Tensor, matrices: Tensor, index: Tensor | None, offsets: Tensor | None, bits: int
 ) -> None:
     """Raise unless matrices, index and offsets fit codes and each other."""
+    for name, value in (("codes", codes), ("matrices", matrices), ("index", index), ("offsets", offsets)):
+        if value is not None or name in ("codes", "matrices"):
+            check_tensor(name, value)
     check_codes(codes, None, bits)
     dim = codes.shape[1] * (8 // bits)
     rank = 2 if index is None else 3
@@ -97,3 +107,12 @@ def check_switch(
     for name, value in (("matrices", matrices), ("index", index), ("offsets", offsets)):
         if value is not None and value.device != codes.device:
             raise ValueError(f"{name}: expected a tensor on {codes.device}, got {value.device}")
+
+
+def check_index(index: Tensor | None, count: int) -> None:
+    """Raise unless every index is in 0..count - 1; looks at the values, so not while tracing."""
+    if index is None or not index.numel():
+        return
+    low, high = int(index.min()), int(index.max())
+    if low < 0 or high >= count:
+        raise ValueError(f"index: expected values 0..{count - 1}, got {low}..{high}")

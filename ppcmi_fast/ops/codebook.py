@@ -84,7 +84,7 @@ def codebook(bits: int) -> tuple[Tensor, Tensor]:
     """Levels float32 [2^bits] and thresholds float32 [2^bits - 1]; a code is the number of thresholds <= the value.
 
     2 and 4 bits: Lloyd-Max. 8 bits: the optimal uniform quantizer, because a kernel then needs one multiply-add in
-    place of a search, for 2 dB less of a signal-to-noise ratio that no network notices.
+    place of a search, for 3 dB less of a signal-to-noise ratio that no network notices.
 
     Raises:
         ValueError: bits other than 2, 4 or 8.

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ppcmi_fast.ops.checks import check_index
 from ppcmi_fast.ops.codebook import codebook
 from ppcmi_fast.ops.reference import memory_format
 
@@ -50,8 +51,15 @@ def _image(x: Tensor, channels: int) -> Any:
     return (x.data_ptr(), (n, channels, h, w), strides, _TYPE_CODES.get(x.dtype, 0))
 
 
-def _material(mix: Tensor, factors: Tensor | None, perm: Tensor | None, offset: Tensor | None) -> Any:
-    """Pointers of the key material; the kernel's call must end while the caller holds the tensors."""
+def _material(
+    dim: int, mix: Tensor, factors: Tensor | None, perm: Tensor | None, offset: Tensor | None
+) -> Any:
+    """Pointers of the key material; the kernel's call must end while the caller holds the tensors.
+
+    The sizes are checked here too: an op called as torch.ops.ppcmi_fast.* has not been through `checks`.
+    """
+    if mix.shape[1] != dim or (perm is None) != (factors is None):
+        raise ValueError(f"mix: expected material for {dim} channels, got {list(mix.shape)}")
     if perm is None or factors is None:
         return (mix.shape[1], 0, 1, mix.data_ptr(), 0, 0, 0 if offset is None else offset.data_ptr())
     shape = (mix.shape[1], mix.shape[0], factors.shape[1])
@@ -93,7 +101,7 @@ def _klt(
     extension().klt(
         _image(x, x.shape[1]),
         _image(out, out.shape[1]),
-        _material(mix, factors, perm, offset),
+        _material(x.shape[1] if inverse else x.shape[1] * fold * fold, mix, factors, perm, offset),
         fold,
         normalize,
         inverse,
@@ -119,7 +127,7 @@ def _klt_quantize(
     extension().klt_quantize(
         _image(x, x.shape[1]),
         _image(out, out.shape[1]),
-        _material(mix, factors, perm, offset),
+        _material(x.shape[1] * fold * fold, mix, factors, perm, offset),
         fold,
         normalize,
         bits,
@@ -146,7 +154,7 @@ def _klt_dequantize(
     extension().klt_dequantize(
         _image(codes, codes.shape[1]),
         _image(out, out.shape[1]),
-        _material(mix, factors, perm, offset),
+        _material(codes.shape[1] * 8 // bits, mix, factors, perm, offset),
         fold,
         bits,
         levels.data_ptr(),
@@ -165,10 +173,7 @@ def _switch_dequantize(
     dtype: torch.dtype,
 ) -> Tensor:
     out = _switch_output(codes, matrices, dtype)
-    if index is not None and index.numel():
-        low, high = int(index.min()), int(index.max())
-        if low < 0 or high >= matrices.shape[0]:
-            raise ValueError(f"index: expected values 0..{matrices.shape[0] - 1}, got {low}..{high}")
+    check_index(index, matrices.shape[0])
     levels, _ = codebook(bits)
     matrices, index, offsets, _ = _packed(matrices, index, offsets, None)
     extension().switch_dequantize(

@@ -66,6 +66,21 @@ class KltParams:
             _expect("perm", self.perm, torch.int64, (dim,))
         if self.offset is not None:
             _expect("offset", self.offset, torch.float32, (dim,))
+        self._check_material()
+
+    def _check_material(self) -> None:
+        """One device, and a perm that is one: the kernels write where it points."""
+        for name in ("factors", "perm", "offset"):
+            value = getattr(self, name)
+            if value is not None and value.device != self.device:
+                raise ValueError(
+                    f"{name}: expected a tensor on {self.device} as the rest, got {value.device}"
+                )
+        # Tracing has no values to look at; what it traces was checked when it was first made.
+        if self.perm is None or self.perm.is_meta or torch.compiler.is_compiling():
+            return
+        if not torch.equal(self.perm.sort().values, torch.arange(self.dim, device=self.device)):
+            raise ValueError(f"perm: expected each of 0..{self.dim - 1} once; take it from key.klt_params")
 
     @property
     def channels(self) -> int:

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ppcmi_fast.ops.checks import check_index
 from ppcmi_fast.ops.codebook import codebook
 from ppcmi_fast.ops.params import KltParams, odd_part
 
@@ -13,8 +14,11 @@ EPSILON = 1e-12
 
 
 def memory_format(x: Tensor) -> torch.memory_format:
-    """channels_last if that is how x [N, C, H, W] lies (and not both), else contiguous."""
-    last = x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
+    """channels_last if that is how x [N, C, H, W] lies (and not both), or a crop of such a tensor; else contiguous."""
+    if x.is_contiguous():
+        return torch.contiguous_format
+    crop = x.shape[1] > 1 and x.stride(1) == 1 and x.stride(3) >= x.shape[1]
+    last = crop or x.is_contiguous(memory_format=torch.channels_last)
     return torch.channels_last if last else torch.contiguous_format
 
 
@@ -127,6 +131,8 @@ def switch_dequantize(
         out = torch.einsum("ij,njhw->nihw", matrices, values)
         shift = None if offsets is None else offsets.view(1, -1, 1, 1)
     else:
+        if not torch.compiler.is_compiling():
+            check_index(index, len(matrices))  # indexing would take a negative one from the end
         out = torch.einsum("nij,njhw->nihw", matrices[index], values)
         shift = None if offsets is None else offsets[index][:, :, None, None]
     out = out if shift is None else out + shift

@@ -40,8 +40,9 @@ struct Bfloat {
 inline float read(Half value) {
   const std::uint32_t sign = static_cast<std::uint32_t>(value.bits & 0x8000u) << 16;
   const std::uint32_t rest = value.bits & 0x7fffu;
-  if (rest >= 0x7c00u) return from_bits(sign | 0x7f800000u | ((rest & 0x3ffu) << 13));
-  return from_bits(sign | to_bits(from_bits(rest << 13) * 0x1p112f));
+  const std::uint32_t finite = to_bits(from_bits(rest << 13) * 0x1p112f);
+  const std::uint32_t special = 0x7f800000u | ((rest & 0x3ffu) << 13);
+  return from_bits(sign | (rest >= 0x7c00u ? special : finite));
 }
 
 inline float read(Bfloat value) { return from_bits(static_cast<std::uint32_t>(value.bits) << 16); }
@@ -59,17 +60,13 @@ inline void write(Half& out, float value) {
   const std::uint32_t bits = to_bits(value);
   const std::uint32_t sign = (bits >> 16) & 0x8000u;
   const std::uint32_t rest = bits & 0x7fffffffu;
-  std::uint32_t half;
-  if (rest > 0x7f800000u) {
-    half = 0x7e00u;
-  } else if (rest >= 0x477ff000u) {
-    half = 0x7c00u;
-  } else if (rest < 0x38800000u) {
-    // Adding 0.5 leaves the rounded subnormal in the low bits of the mantissa.
-    half = to_bits(from_bits(rest) + 0.5f) - 0x3f000000u;
-  } else {
-    half = (rest + 0xfffu + ((rest >> 13) & 1u) - 0x38000000u) >> 13;
-  }
+  // All cases, then a choice: without branches the loop over positions vectorizes. Adding 0.5 leaves a rounded
+  // subnormal in the low bits of the mantissa; the sum after it rounds the others to even.
+  const std::uint32_t subnormal = to_bits(from_bits(rest) + 0.5f) - 0x3f000000u;
+  const std::uint32_t normal = (rest + 0xfffu + ((rest >> 13) & 1u) - 0x38000000u) >> 13;
+  std::uint32_t half = rest < 0x38800000u ? subnormal : normal;
+  half = rest >= 0x477ff000u ? 0x7c00u : half;
+  half = rest > 0x7f800000u ? 0x7e00u : half;
   out.bits = static_cast<std::uint16_t>(sign | half);
 }
 

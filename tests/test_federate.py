@@ -1,0 +1,203 @@
+"""The main job end to end on phantoms: results, resume after an interruption, trust modes, one image at a time."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from ppcmi_fast.data.phantom import write_phantom
+from ppcmi_fast.errors import DataError, RunError
+from ppcmi_fast.federation import codecs
+from ppcmi_fast.federation.config import RunConfig
+from ppcmi_fast.federation.predict import segment_image
+from ppcmi_fast.federation.run import federate
+
+SMALL = [
+    "size=32",
+    "threads=1",
+    "codec.width=8",
+    "codec.head_width=8",
+    "codec.channels=[4,8,8]",
+    "codec.rounds=4",
+    "codec.local_steps=2",
+    "codec.batch=4",
+    "mapper.width=8",
+    "mapper.steps=12",
+    "mapper.batch=4",
+    "mapper.views=2",
+    "baselines.images=32",
+    "baselines.batch=4",
+]
+
+
+@pytest.fixture(scope="module")
+def phantoms(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_phantom(
+        "ultrasound", tmp_path_factory.mktemp("data") / "p", sites=2, subjects=3, slices=2, size=32
+    )
+
+
+def settings(phantoms: Path, *more: str) -> RunConfig:
+    return RunConfig.load(phantoms, [*SMALL, *more])
+
+
+@pytest.fixture(scope="module")
+def run(phantoms: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("runs") / "whole"
+    federate(settings(phantoms), out)
+    return out
+
+
+def read(run: Path) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads((run / "metrics.json").read_text())
+    return content
+
+
+def test_metrics_hold_every_promised_figure(run: Path) -> None:
+    metrics = read(run)
+    assert set(metrics["methods"]) == {"ppcmi", "ppcmi_float32", "unet_centralised", "unet_local"}
+    for method in metrics["methods"].values():
+        for measure in ("dice", "hd95", "asd"):
+            assert set(method[measure]["site"]) == {"site-0", "site-1"} and set(method[measure]["class"]) == {
+                "1",
+                "2",
+            }
+            assert np.isfinite(method[measure]["mean"])
+    payload = metrics["payload_bytes"]
+    codes = (4 * 8 * 8 + 8 * 4 * 4 + 8 * 2 * 2) // 2
+    assert codes < payload["up"] < codes + 600
+    assert 32 * 4 * 4 // 2 < payload["down"] < 32 * 4 * 4 // 2 + 400
+    assert payload["train_upload_total"] > 0 and payload["codec_rounds_total"] > 0
+    assert set(metrics["latency_ms"]) == {"encode", "map", "decode", "total"}
+    assert metrics["dataset"]["spacing_unit"] == "mm" and metrics["peak_rss_mb"] > 0
+
+
+def test_no_path_and_no_key_stand_in_what_a_run_writes(run: Path) -> None:
+    text = (run / "metrics.json").read_text()
+    assert str(run) not in text and "/tmp" not in text
+    secrets = [path.read_bytes() for path in (run / "keys").iterdir()]
+    assert len(secrets) == 3
+    for path in run.rglob("*"):
+        if path.is_file() and path.suffix != ".key":
+            content = path.read_bytes()
+            assert not any(secret in content or secret.hex().encode() in content for secret in secrets)
+    for path in (run / "keys").iterdir():
+        assert path.stat().st_mode & 0o077 == 0
+
+
+def test_examples_and_history_fit_the_report(run: Path) -> None:
+    examples = np.load(run / "examples.npz")
+    count = len(examples["images"])
+    assert (
+        examples["truth"].shape
+        == examples["ppcmi"].shape
+        == examples["unet_centralised"].shape
+        == (count, 32, 32)
+    )
+    history = json.loads((run / "history.json").read_text())
+    assert set(history) >= {"codec", "mapper", "unet_centralised", "unet_local.site-0", "unet_local.site-1"}
+    assert history["codec"][-1]["step"] == 4 and "val" in history["codec"][-1]
+
+
+def test_one_image_is_segmented_at_its_own_size(run: Path, phantoms: Path, tmp_path: Path) -> None:
+    source = sorted((phantoms / "images").iterdir())[0]
+    wide = tmp_path / "wide.png"
+    Image.open(source).resize((50, 40)).save(wide)
+    pixels = segment_image(run, "site-1", wide, tmp_path / "mask.png")
+    mask = np.asarray(Image.open(tmp_path / "mask.png"))
+    assert mask.shape == (40, 50) and sum(pixels.values()) == 2000 and set(np.unique(mask)) == set(pixels)
+    with pytest.raises(RunError, match="--site: expected one of site-0, site-1, got 'x'"):
+        segment_image(run, "x", wide, tmp_path / "mask.png")
+    with pytest.raises(RunError, match="expected the folder of a finished run"):
+        segment_image(tmp_path, "site-1", wide, tmp_path / "mask.png")
+    with pytest.raises(DataError, match="expected an image file, found nothing"):
+        segment_image(run, "site-1", tmp_path / "absent.png", tmp_path / "mask.png")
+
+
+def dice_means(run: Path) -> dict[str, float]:
+    return {name: method["dice"]["mean"] for name, method in read(run)["methods"].items()}
+
+
+@pytest.mark.parametrize("stage", ["codec", "mapper"])
+def test_an_interrupted_run_resumes_to_the_same_result(
+    phantoms: Path, run: Path, tmp_path: Path, stage: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "broken"
+    monkeypatch.setattr(codecs, "CHECKPOINT_SECONDS", 0.0)
+    calls = 0
+    name = (
+        "ppcmi_fast.federation.codecs.learner_loss"
+        if stage == "codec"
+        else "ppcmi_fast.mapper.training.squared_error"
+    )
+    module, attribute = name.rsplit(".", 1)
+    import importlib
+
+    whole = getattr(importlib.import_module(module), attribute)
+
+    def broken(*args: Any) -> torch.Tensor:
+        nonlocal calls
+        calls += 1
+        if calls == 9:
+            raise KeyboardInterrupt
+        value: torch.Tensor = whole(*args)
+        return value
+
+    # The runs must share their keys, or quantization differs in a code here and there.
+    with monkeypatch.context() as patch:
+        patch.setattr(module, attribute, broken)
+        (out / "keys").mkdir(parents=True)
+        with pytest.raises(RunError, match="other files"):
+            federate(settings(phantoms), out)
+        (out / "keys").rmdir()
+        patch.setattr("ppcmi_fast.keys.secrets.token_bytes", _keys_of(run))
+        with pytest.raises(KeyboardInterrupt):
+            federate(settings(phantoms), out)
+    federate(settings(phantoms), out, resume=True)
+    assert dice_means(out) == pytest.approx(dice_means(run), abs=1e-6)
+
+
+def _keys_of(run: Path) -> Any:
+    """The keys of a finished run, in the order in which a new run draws them."""
+    order = iter([(run / "keys" / f"{name}.key").read_bytes() for name in ("site-0", "federation", "site-1")])
+    return lambda count: next(order)
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        ("trust=server",),
+        ("trust=sites", "codec.sharing=local"),
+        ("trust=sites",),
+        ("codec.sharing=phantom", "codec.phantom=ultrasound"),
+        ("codec.mask=autoencoder",),
+        ("folds=[2,1,1]", "mixing=haar", "bits_up=8", "bits_down=2"),
+        ("bits_up=32", "bits_down=32"),
+    ],
+    ids=" ".join,
+)
+def test_every_mode_runs(phantoms: Path, tmp_path: Path, more: tuple[str, ...]) -> None:
+    if "codec.mask=autoencoder" in more:
+        more = (*more, "size=64")
+    metrics = federate(settings(phantoms, "baselines.methods=[]", *more), tmp_path / "run")
+    assert 0 <= metrics["methods"]["ppcmi"]["dice"]["mean"] <= 1
+    assert ("ppcmi_float32" in metrics["methods"]) == ("bits_up=32" not in more)
+
+
+def test_one_site_is_no_federation(tmp_path: Path) -> None:
+    data = write_phantom("cardiac", tmp_path / "p", sites=1, subjects=3, slices=1, size=32)
+    with pytest.raises(DataError, match="expected at least 2 sites"):
+        federate(settings(data), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_bad_data_stops_before_the_run_folder_exists(phantoms: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"expected values 0\.\.1, got 2"):
+        federate(settings(phantoms, "classes=2"), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
