@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
-Pixels = NDArray[np.float64]
+from ppcmi_fast.data.phantom_shapes import Pixels, elliptic_radius
 
 # Steady-state free precession at 1.5 T, relative: blood and fat bright, muscle grey, lung nearly nothing.
 BLOOD, FAT, LIVER, MUSCLE, VESSEL, LUNG = 0.86, 0.95, 0.42, 0.30, 0.62, 0.06
@@ -48,17 +48,6 @@ def draw_heart(rng: np.random.Generator, anatomy: float) -> Heart:
     )
 
 
-def _inside(
-    y: Pixels, x: Pixels, centre: tuple[float, float], radii: tuple[float, float], angle: float
-) -> Pixels:
-    """Elliptic radius: below 1 inside."""
-    v, u = y - centre[0], x - centre[1]
-    a = (u * np.cos(angle) + v * np.sin(angle)) / radii[1]
-    b = (-u * np.sin(angle) + v * np.cos(angle)) / radii[0]
-    radius: Pixels = np.hypot(a, b)
-    return radius
-
-
 def _texture(rng: np.random.Generator, size: int, grain: float) -> Pixels:
     field = gaussian_filter(rng.normal(size=(size, size)), grain * size / 128)
     result: Pixels = field / max(float(field.std()), 1e-9)
@@ -68,22 +57,24 @@ def _texture(rng: np.random.Generator, size: int, grain: float) -> Pixels:
 def _tissue(rng: np.random.Generator, heart: Heart, y: Pixels, x: Pixels) -> Pixels:
     size = y.shape[0]
     image = np.full(y.shape, 0.02)
-    body = _inside(y, x, (0.5, 0.5), heart.chest, 0.0)
+    body = elliptic_radius(y, x, (0.5, 0.5), heart.chest, 0.0)
     image[body < 1] = FAT
     image[body < 0.93] = MUSCLE
     image[body < 0.84] = LUNG
     vessels = _texture(rng, size, 1.4)
     image[(body < 0.84) & (vessels > 2.1)] = 0.3
-    mediastinum = _inside(y, x, (heart.centre[0] + 0.02, heart.centre[1] - 0.05), (0.2, 0.22), heart.angle)
+    mediastinum = elliptic_radius(
+        y, x, (heart.centre[0] + 0.02, heart.centre[1] - 0.05), (0.2, 0.22), heart.angle
+    )
     image[mediastinum < 1] = 0.35
     image[(mediastinum < 1) & (mediastinum > 0.9)] = FAT * 0.9
-    liver = _inside(y, x, (heart.centre[0] + 0.27, heart.centre[1] - 0.2), (0.13, 0.26), -0.2)
+    liver = elliptic_radius(y, x, (heart.centre[0] + 0.27, heart.centre[1] - 0.2), (0.13, 0.26), -0.2)
     image[(liver < 1) & (body < 0.84)] = LIVER
-    stomach = _inside(y, x, (heart.centre[0] + 0.26, heart.centre[1] + 0.16), (0.1, 0.13), 0.3)
+    stomach = elliptic_radius(y, x, (heart.centre[0] + 0.26, heart.centre[1] + 0.16), (0.1, 0.13), 0.3)
     image[(stomach < 1) & (body < 0.84)] = 0.22
-    spine = _inside(y, x, (0.5 + heart.chest[0] * 0.72, 0.5), (0.06, 0.06), 0.0)
+    spine = elliptic_radius(y, x, (0.5 + heart.chest[0] * 0.72, 0.5), (0.06, 0.06), 0.0)
     image[spine < 1] = VESSEL
-    aorta = _inside(y, x, (0.5 + heart.chest[0] * 0.5, 0.57), (0.026, 0.026), 0.0)
+    aorta = elliptic_radius(y, x, (0.5 + heart.chest[0] * 0.5, 0.57), (0.026, 0.026), 0.0)
     image[aorta < 1] = BLOOD
     return image
 
@@ -99,14 +90,14 @@ def cardiac_slice(
     cavity = heart.cavity * shrink * rng.uniform(0.8, 1.15)
     theta = np.arctan2(y - heart.centre[0], x - heart.centre[1])
     bumps = sum(w * np.cos((k + 2) * theta + 2.1 * k) for k, w in enumerate(heart.wobble))
-    radius = _inside(y, x, heart.centre, (1.0, heart.squeeze), heart.angle) / (1 + bumps)
+    radius = elliptic_radius(y, x, heart.centre, (1.0, heart.squeeze), heart.angle) / (1 + bumps)
     outer = cavity + heart.wall * (0.8 + 0.4 * shrink)
     side = heart.angle + np.pi + rng.uniform(-0.15, 0.15)
     right_centre = (
         heart.centre[0] + 0.75 * outer * np.sin(side),
         heart.centre[1] + 0.75 * outer * np.cos(side),
     )
-    right = _inside(y, x, right_centre, (outer * 1.25 * heart.right, outer * heart.right), side)
+    right = elliptic_radius(y, x, right_centre, (outer * 1.25 * heart.right, outer * heart.right), side)
     image[right < 1.12] = MUSCLE
     image[right < 1] = BLOOD * 0.95
     image[radius < outer] = MUSCLE * 0.85
@@ -118,7 +109,7 @@ def cardiac_slice(
             heart.centre[0] + 0.66 * cavity * np.sin(angle),
             heart.centre[1] + 0.66 * cavity * np.cos(angle),
         )
-        muscle = _inside(y, x, place, (0.2 * cavity, 0.2 * cavity), 0.0)
+        muscle = elliptic_radius(y, x, place, (0.2 * cavity, 0.2 * cavity), 0.0)
         # Papillary muscles count as cavity, as the annotators of cine data draw it.
         image[(muscle < 1) & (level < 0.75)] = MUSCLE * 1.2
     image += 0.025 * _texture(rng, size, 1.2) * (image > 0.1)

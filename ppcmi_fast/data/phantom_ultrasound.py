@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
-Pixels = NDArray[np.float64]
+from ppcmi_fast.data.phantom_shapes import Pixels, elliptic_radius
 
 DYNAMIC_RANGE_DB = 54.0
 
@@ -57,16 +57,6 @@ def draw_limb(rng: np.random.Generator, anatomy: float) -> Limb:
         ),
         fibre_angle=rng.uniform(-0.25, 0.25),
     )
-
-
-def _radius(
-    y: Pixels, x: Pixels, centre: tuple[float, float], radii: tuple[float, float], angle: float
-) -> Pixels:
-    v, u = y - centre[0], x - centre[1]
-    a = (u * np.cos(angle) + v * np.sin(angle)) / radii[1]
-    b = (-u * np.sin(angle) + v * np.cos(angle)) / radii[0]
-    radius: Pixels = np.hypot(a, b)
-    return radius
 
 
 def _fibres(rng: np.random.Generator, y: Pixels, x: Pixels, angle: float) -> Pixels:
@@ -125,14 +115,14 @@ def ultrasound_frame(
         decibels[np.abs(line) < 0.007] = -4.0
     mask = np.zeros(y.shape, dtype=np.uint8)
     ny, nx, nh, nw, angle = limb.nerve
-    nerve = _radius(y, x, (ny, nx + slide), (nh, nw), angle)
+    nerve = elliptic_radius(y, x, (ny, nx + slide), (nh, nw), angle)
     comb = _honeycomb(rng, y, x, (ny, nx + slide), (nh, nw))
     decibels[nerve < 1.1] = -4.0
     decibels[nerve < 0.95] = comb[nerve < 0.95]
     mask[nerve < 1] = 1
     vy, vx, vh, vw = limb.vessel
     pulse = rng.uniform(0.9, 1.08)
-    vessel = _radius(y, x, (vy, vx - slide / 2), (vh * pulse, vw), 0.0)
+    vessel = elliptic_radius(y, x, (vy, vx - slide / 2), (vh * pulse, vw), 0.0)
     decibels[vessel < 1.12] = -7.0
     decibels[vessel < 1] = -44.0
     mask[vessel < 1] = 2
