@@ -157,7 +157,7 @@ def phantom(
     sites: Annotated[int, typer.Option(min=1)] = 4,
     subjects: Annotated[int, typer.Option(min=1, help="Subjects at each site.")] = 8,
     slices: Annotated[int, typer.Option(min=1, help="Images of each subject.")] = 5,
-    size: Annotated[int, typer.Option(min=16, help="Edge in pixels.")] = 128,
+    size: Annotated[int, typer.Option(min=32, help="Edge in pixels.")] = 128,
     seed: Annotated[int, typer.Option()] = 0,
 ) -> None:
     """Write synthetic images with masks, each site different, in the folder layout that federate reads."""

@@ -9,7 +9,9 @@ from typing import Annotated, Any, Literal
 import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from ppcmi_fast.codec.mask import check_scales
 from ppcmi_fast.errors import ConfigError
+from ppcmi_fast.ops.params import MAX_ODD_FACTOR, odd_part
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -125,11 +127,36 @@ class RunConfig(_Section):
             raise ValueError(
                 f"size: expected a multiple of codec.mask_block={codec.mask_block}, got {self.size}"
             )
+        self._check_dims()
         grids = {s * f for s, f in zip(codec.scales, self.folds, strict=True)}
         strides = grids | ({codec.mask_block} if codec.mask == "linear" else {8, 16})
         if any(s & (s - 1) for s in strides):
             raise ValueError(f"scales x folds and mask_block: expected powers of two, got {sorted(strides)}")
         return self
+
+    def _check_dims(self) -> None:
+        """What codes and keys can serve, so that nothing fails after the codecs are trained."""
+        check_scales(self.codec.scales, self.codec.channels)
+        fewest = min(self.bits_up, self.bits_down)
+        per_byte = max(1, 8 // fewest)
+        dims = {
+            f"codec.channels at scale {scale} x fold {fold}": channels * fold * fold
+            for scale, channels, fold in zip(self.codec.scales, self.codec.channels, self.folds, strict=True)
+        }
+        if self.codec.mask == "linear":
+            if self.codec.mask_rank > self.codec.mask_block**2:
+                raise ValueError(
+                    f"codec.mask_rank: expected at most mask_block^2 = {self.codec.mask_block**2},"
+                    f" got {self.codec.mask_rank}"
+                )
+            dims["codec.mask_rank"] = self.codec.mask_rank
+        for name, dim in dims.items():
+            if dim % per_byte:
+                raise ValueError(f"{name}: expected a multiple of {per_byte} at {fewest} bits, got {dim}")
+            if self.mixing == "hadamard" and (odd_part(dim) > MAX_ODD_FACTOR or odd_part(dim) == dim > 1):
+                raise ValueError(
+                    f'{name}: expected m * 2^a with odd m <= {MAX_ODD_FACTOR}, got {dim}; set mixing="haar"'
+                )
 
     @classmethod
     def build(cls, values: dict[str, Any], overrides: list[str] | None = None) -> RunConfig:
