@@ -20,7 +20,9 @@ class DeferredInterrupt:
         self._previous: object = None
 
     def __enter__(self) -> DeferredInterrupt:
-        if threading.current_thread() is threading.main_thread():
+        # A process started to ignore SIGINT (nohup, a background job) goes on ignoring it.
+        ignored = signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+        if threading.current_thread() is threading.main_thread() and not ignored:
             self._previous = signal.signal(signal.SIGINT, self._note)
             self._active = True
         return self

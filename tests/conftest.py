@@ -8,6 +8,7 @@ import os
 os.environ["OMP_NUM_THREADS"] = "1"
 
 import ipaddress
+import signal
 import socket
 from collections.abc import Iterator
 from typing import Any
@@ -32,6 +33,14 @@ def _connect_locally(self: socket.socket, address: Any) -> None:
     if not _is_local(address):
         raise RuntimeError(f"a test tried to reach {address}; tests make or ship what they need")
     _connect(self, address)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _interrupts_arrive() -> Iterator[None]:
+    # A test run in the background of a shell ignores SIGINT, and so would the commands that the tests start.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -17,6 +17,7 @@ from ppcmi_fast.federation import codecs
 from ppcmi_fast.federation.config import RunConfig
 from ppcmi_fast.federation.predict import segment_image
 from ppcmi_fast.federation.run import federate
+from ppcmi_fast.mapper import training as mapper_training
 
 SMALL = [
     "size=32",
@@ -131,15 +132,11 @@ def test_an_interrupted_run_resumes_to_the_same_result(
     out = tmp_path / "broken"
     monkeypatch.setattr(codecs, "CHECKPOINT_SECONDS", 0.0)
     calls = 0
-    name = (
-        "ppcmi_fast.federation.codecs.learner_loss"
-        if stage == "codec"
-        else "ppcmi_fast.mapper.training.squared_error"
-    )
-    module, attribute = name.rsplit(".", 1)
-    import importlib
-
-    whole = getattr(importlib.import_module(module), attribute)
+    module, attribute = {
+        "codec": (codecs, "learner_loss"),
+        "mapper": (mapper_training, "squared_error"),
+    }[stage]
+    whole = getattr(module, attribute)
 
     def broken(*args: Any) -> torch.Tensor:
         nonlocal calls

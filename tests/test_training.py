@@ -159,3 +159,14 @@ def test_learning_rate_rises_then_falls_to_zero() -> None:
     factors = [learning_rate_factor(step, 100) for step in range(100)]
     assert factors[0] == pytest.approx(0.2) and max(factors) == pytest.approx(1.0) and factors[-1] < 1e-3
     assert factors[5:] == sorted(factors[5:], reverse=True)
+
+
+def test_a_process_that_ignores_interrupts_goes_on_ignoring_them() -> None:
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with DeferredInterrupt() as interrupt:
+            signal.raise_signal(signal.SIGINT)
+            assert not interrupt.requested
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
