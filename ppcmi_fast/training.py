@@ -57,6 +57,7 @@ class FitState:
     loss_count: int = 0
     history: list[dict[str, float]] = field(default_factory=list)
     stopped: bool = False
+    traffic: dict[str, int] = field(default_factory=dict)
 
 
 def step_generator(seed: int, step: int) -> torch.Generator:

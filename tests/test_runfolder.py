@@ -56,6 +56,15 @@ def test_overwrite_keeps_what_this_program_did_not_write(tmp_path: Path, config:
     assert (root / "notes.md").read_text() == "mine" and not (root / "stages.json").exists()
 
 
+def test_a_config_of_another_program_is_left_alone(tmp_path: Path, config: RunConfig) -> None:
+    root = tmp_path / "project"
+    root.mkdir()
+    (root / "config.toml").write_text('title = "mine"\n')
+    with pytest.raises(RunError, match="expected the settings of a run, got .*choose another --out"):
+        RunFolder.open(root, config, resume=False, overwrite=True)
+    assert (root / "config.toml").read_text() == 'title = "mine"\n'
+
+
 def test_both_flags_and_a_file_are_refused(tmp_path: Path, config: RunConfig) -> None:
     with pytest.raises(RunError, match="at most one of them"):
         RunFolder.open(tmp_path / "run", config, resume=True, overwrite=True)

@@ -54,9 +54,7 @@ def examine(console: Console) -> None:
             console, "CUDA", f"torch is built for {cuda['built_for']}, no device or driver answers", "yellow"
         )
     else:
-        _line(
-            console, "CUDA", "this torch is built without it; https://pytorch.org/get-started has the others"
-        )
+        _line(console, "CUDA", "this torch is built without it; PyTorch offers builds with it")
     for name, value, style in _kernel_state(facts["kernels"], cuda["available"]):
         missing += style == "yellow"
         _line(console, name, value, style)

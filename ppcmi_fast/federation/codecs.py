@@ -111,6 +111,7 @@ class CodecRounds:
         self.shared = codec.sharing == "averaged"
         if checkpoint.exists():
             self._resume()
+        self._earlier_traffic = dict(self.state.traffic)
 
     def _resume(self) -> None:
         groups, self.state = load_checkpoint(self.checkpoint)
@@ -130,6 +131,7 @@ class CodecRounds:
         for participant in self.participants[:1] if self.shared else self.participants:
             groups[f"learner.{participant.site.name}"] = participant.learner.state_dict()
             groups[f"best.{participant.site.name}"] = self.best.get(participant.site.name, {})
+        self.state.traffic = codec_traffic(self.channel, self._earlier_traffic)
         save_checkpoint(self.checkpoint, groups, self.state)
 
     def _local_steps(self, round_index: int) -> float:
@@ -192,6 +194,12 @@ class CodecRounds:
         return state
 
 
+def codec_traffic(channel: Channel, earlier: dict[str, int]) -> dict[str, int]:
+    """Bytes of codec messages by kind: what went over the channel, and before an interruption."""
+    kinds = ("codec_round", "codec_fetch", "codec_relay")
+    return {kind: earlier.get(kind, 0) + channel.bytes_by_kind[kind] for kind in kinds}
+
+
 def share_phantom_codec(
     participants: list[Participant],
     channel: Channel,
@@ -222,6 +230,7 @@ def share_phantom_codec(
         progress=progress,
     ).run()
     exchange_codecs([first], channel, 0, receivers=participants)
+    state.traffic = codec_traffic(channel, {})
     for participant in participants:
         participant.learner.eval()
     return state

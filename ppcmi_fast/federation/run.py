@@ -94,7 +94,7 @@ class FederatedRun:
                 save_module(
                     self.folder.site(participant.site.name) / "codec.safetensors", participant.learner
                 )
-            self._finish("codec", state, traffic=dict(federation.channel.bytes_by_kind))
+            self._finish("codec", state, traffic=state.traffic)
         for participant in federation.participants:
             load_module(self.folder.site(participant.site.name) / "codec.safetensors", participant.learner)
 
@@ -262,7 +262,6 @@ class FederatedRun:
             for name in ["codec", "mapper", "unet_centralised", *(f"unet_local.{n}" for n in self.data)]
             if self.folder.done(name) is not None
         }
-        codec_traffic = stages["codec"].get("traffic", {})
         sites = {
             name: {
                 "subjects": len({s for part in parts.values() for s in part.subjects}),
@@ -285,7 +284,7 @@ class FederatedRun:
             "payload_bytes": {
                 **payload,
                 "train_upload_total": sum(stages["mapper"]["traffic"].values()),
-                "codec_rounds_total": sum(v for k, v in codec_traffic.items() if k.startswith("codec")),
+                "codec_rounds_total": sum(stages["codec"]["traffic"].values()),
                 "registration_total": federation.channel.bytes_by_kind.get("register", 0),
             },
             "latency_ms": latency,

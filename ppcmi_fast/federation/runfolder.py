@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,19 @@ from typing import Any
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from ppcmi_fast.errors import RunError
+from ppcmi_fast.errors import ConfigError, RunError
 from ppcmi_fast.federation.config import RunConfig
+
+WRITTEN_FOLDERS = ("baselines", "checkpoints", "keys", "server", "sites")
+WRITTEN_FILES = (
+    "config.toml",
+    "examples.npz",
+    "history.json",
+    "metrics.json",
+    "report.html",
+    "split.json",
+    "stages.json",
+)
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -62,6 +74,7 @@ class RunFolder:
         if root.exists() and not root.is_dir():
             raise RunError(f"{root}: expected a folder to write to, got a file; choose another --out")
         if folder.config_path.exists():
+            folder._check_is_run()
             if overwrite:
                 folder._remove()
             elif not resume:
@@ -84,14 +97,21 @@ class RunFolder:
             folder.config_path.write_text(config.to_toml())
         return folder
 
+    def _check_is_run(self) -> None:
+        """Raise RunError when config.toml is somebody else's."""
+        try:
+            RunConfig.load(self.config_path)
+        except ConfigError as error:
+            raise RunError(
+                f"{self.config_path}: expected the settings of a run, got {error}; choose another --out"
+            ) from None
+
     def _remove(self) -> None:
         """Delete what this program wrote here, and nothing else."""
-        for path in sorted(self.root.rglob("*"), reverse=True):
-            if path.is_dir() and not path.is_symlink():
-                if not any(path.iterdir()):
-                    path.rmdir()
-            elif path.suffix in {".toml", ".json", ".safetensors", ".key", ".npz", ".html", ".png", ".tmp"}:
-                path.unlink()
+        for name in WRITTEN_FOLDERS:
+            shutil.rmtree(self.root / name, ignore_errors=True)
+        for name in WRITTEN_FILES:
+            (self.root / name).unlink(missing_ok=True)
 
     def site(self, name: str) -> Path:
         """The folder of one site's own files."""
