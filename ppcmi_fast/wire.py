@@ -26,19 +26,36 @@ VERSION = 1
 _HEADER = struct.Struct("<8sH32s")
 
 _CODES = (torch.uint8, torch.float32)
-_SCHEMAS: dict[str, list[tuple[re.Pattern[str], tuple[torch.dtype, ...], int | None]]] = {
+# One spelling for a scale: \d would also take "04" and other scripts' digits, and two names would be one scale.
+_SCALE = "[1-9][0-9]{0,5}"
+_SCHEMAS: dict[str, list[tuple[re.Pattern[str], tuple[torch.dtype, ...], int]]] = {
     "register": [
-        (re.compile(r"up/(image|mask)/\d+|down/mask/\d+"), (torch.float32,), 2),
-        (re.compile(r"up_offset/(image|mask)/\d+|down_offset/mask/\d+"), (torch.float32,), 1),
+        (re.compile(f"up/(image|mask)/{_SCALE}|down/mask/{_SCALE}"), (torch.float32,), 2),
+        (re.compile(f"up_offset/(image|mask)/{_SCALE}|down_offset/mask/{_SCALE}"), (torch.float32,), 1),
     ],
-    "upload": [(re.compile(r"(image|mask)/\d+"), _CODES, 4)],
-    "query": [(re.compile(r"image/\d+"), _CODES, 4)],
-    "reply": [(re.compile(r"mask/\d+"), _CODES, 4)],
+    "upload": [(re.compile(f"(image|mask)/{_SCALE}"), _CODES, 4)],
+    "query": [(re.compile(f"image/{_SCALE}"), _CODES, 4)],
+    "reply": [(re.compile(f"mask/{_SCALE}"), _CODES, 4)],
     "codec_round": [(re.compile(r"sealed"), (torch.uint8,), 1)],
     "codec_fetch": [],
     "codec_relay": [(re.compile(r"sealed/.+"), (torch.uint8,), 1)],
 }
 KINDS = tuple(_SCHEMAS)
+_FIELDS: dict[str, frozenset[str]] = {
+    "register": frozenset({"shapes", "bits_up", "bits_down"}),
+    "upload": frozenset({"partition"}),
+    "query": frozenset(),
+    "reply": frozenset(),
+    "codec_round": frozenset({"round", "images"}),
+    "codec_fetch": frozenset({"round"}),
+    "codec_relay": frozenset({"round", "images"}),
+}
+_EPOCH = re.compile("0|[1-9][0-9]{0,17}")
+
+
+def is_scale(text: str) -> bool:
+    """Whether `text` spells a scale as the names of tensors do."""
+    return re.fullmatch(_SCALE, text) is not None
 
 
 @dataclass(frozen=True)
@@ -72,13 +89,19 @@ def _check_schema(message: Message) -> None:
                 f"{message.kind}: tensor {name!r} {tensor.dtype} of rank {tensor.ndim} may not travel in this kind of"
                 " message; see docs/wire.md for what may"
             )
+    stray = sorted(set(message.fields) - _FIELDS[message.kind])
+    if stray:
+        raise WireError(
+            f"{message.kind}: expected no fields but {sorted(_FIELDS[message.kind])}, got {stray}, which may not"
+            " travel in this kind of message; see docs/wire.md for what may"
+        )
 
 
 def encode(message: Message) -> bytes:
     """Message to bytes.
 
     Raises:
-        WireError: a tensor that this kind of message may not carry.
+        WireError: a tensor or a field that this kind of message may not carry.
     """
     _check_schema(message)
     metadata = {
@@ -86,7 +109,7 @@ def encode(message: Message) -> bytes:
         "federation": message.federation_id,
         "sender": message.sender,
         "epoch": str(message.epoch),
-        "fields": json.dumps(message.fields, separators=(",", ":")),
+        "fields": json.dumps(message.fields, separators=(",", ":"), allow_nan=False),
     }
     body = save({name: t.contiguous() for name, t in message.tensors.items()}, metadata)
     return _HEADER.pack(MAGIC, VERSION, hashlib.sha256(body).digest()) + body
@@ -107,9 +130,11 @@ def _body(data: bytes) -> bytes:
             f"message: expected version {VERSION}, got {version}; install the same ppcmi-fast on both sides"
         )
     body = data[_HEADER.size :]
-    if hashlib.sha256(body).digest() != digest:
+    found = hashlib.sha256(body).digest()
+    if found != digest:
         raise WireError(
-            "message: its digest does not match, so it was truncated or altered on the way; send it again"
+            f"message: expected a body of digest {digest.hex()[:16]}..., got {found.hex()[:16]}... over {len(body)}"
+            " bytes, so it was truncated or altered on the way; send it again"
         )
     return body
 
@@ -118,6 +143,24 @@ def _metadata(body: bytes) -> dict[str, str]:
     (length,) = struct.unpack_from("<Q", body)
     values: dict[str, str] = json.loads(body[8 : 8 + length])["__metadata__"]
     return values
+
+
+def _no_constant(name: str) -> Any:
+    raise ValueError(f"fields: expected JSON numbers, got {name}")
+
+
+def _fields(text: str) -> dict[str, Any]:
+    """The kind's own fields; NaN and infinities, which JSON does not have and Python reads, are refused."""
+    fields = json.loads(text, parse_constant=_no_constant)
+    if not isinstance(fields, dict):
+        raise ValueError(f"fields: expected a JSON object, got {type(fields).__name__}")
+    return fields
+
+
+def _epoch(text: str) -> int:
+    if not _EPOCH.fullmatch(text):
+        raise ValueError(f"epoch: expected a decimal number, got {text[:40]!r}")
+    return int(text)
 
 
 def decode(data: bytes, federation_id: str, epoch: int, kinds: tuple[str, ...] = KINDS) -> Message:
@@ -134,16 +177,18 @@ def decode(data: bytes, federation_id: str, epoch: int, kinds: tuple[str, ...] =
     """
     body = _body(data)
     try:
-        values, tensors = _metadata(body), load(body)
+        # load comes first: it refuses every header that is not of names, shapes and text.
+        tensors = load(body)
+        values = _metadata(body)
         message = Message(
             values["kind"],
             values["federation"],
             values["sender"],
-            int(values["epoch"]),
-            json.loads(values["fields"]),
+            _epoch(values["epoch"]),
+            _fields(values["fields"]),
             tensors,
         )
-    except (SafetensorError, KeyError, ValueError, struct.error) as error:
+    except (SafetensorError, KeyError, ValueError, RecursionError, struct.error) as error:
         raise WireError(
             f"message: expected a safetensors body with our metadata, got {error}; send it again"
         ) from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 from ppcmi_fast import ops, wire
 from ppcmi_fast.codec import ImageCodec, MaskCodec
 from ppcmi_fast.errors import ConfigError, WireError
-from ppcmi_fast.federation.server import Trust
+from ppcmi_fast.federation.server import BITS, Trust, check_trust
 from ppcmi_fast.keys import FederationKey, SiteKey, switch_down, switch_up
 from ppcmi_fast.sealing import seal_weights, unseal_weights
 
@@ -32,7 +33,8 @@ class Site:
         bits_up, bits_down: 2, 4, 8, or 32 for float32.
 
     Raises:
-        ConfigError: trust "federation" without a federation key.
+        ConfigError: another trust mode or width, a key of another kind or federation, or trust "federation" without
+            a federation key.
     """
 
     def __init__(
@@ -51,10 +53,16 @@ class Site:
         bits_up: int = 4,
         bits_down: int = 4,
     ) -> None:
+        # A mode misspelt must not fall through to "no frame": that would hand the server the inverse keys.
+        check_trust(trust)
         if trust == "federation" and federation_key is None:
             raise ConfigError(
                 'federation_key: expected a key for trust="federation", got none; give one or set trust'
             )
+        _check_keys(site_key, federation_key, federation_id)
+        for setting, bits in (("bits_up", bits_up), ("bits_down", bits_down)):
+            if bits not in BITS:
+                raise ConfigError(f"{setting}: expected one of {BITS}, got {bits!r}; correct the setting")
         self.name, self.federation_id, self.epoch, self.trust = name, federation_id, epoch, trust
         self.image_codec, self.mask_codec = image_codec, mask_codec
         self.bits_up, self.bits_down = bits_up, bits_down
@@ -74,11 +82,20 @@ class Site:
                 )
 
     def register(self, height: int, width: int) -> bytes:
-        """Declare the latents of height x width images, and hand over the switch matrices of the trust mode."""
+        """Declare the latents of height x width images, and hand over the switch matrices of the trust mode.
+
+        Raises:
+            ConfigError: height or width is no multiple of a latent's stride.
+        """
         shapes: dict[str, dict[int, list[int]]] = {"image": {}, "mask": {}}
         tensors: dict[str, Tensor] = {}
         for (role, scale), params in self._params.items():
             stride = scale * params.fold
+            if height < stride or width < stride or height % stride or width % stride:
+                raise ConfigError(
+                    f"height, width: expected positive multiples of {stride} for {role}/{scale}, got"
+                    f" {height} x {width}; choose another size"
+                )
             shapes[role][scale] = [params.dim, height // stride, width // stride]
             if self.trust == "sites":
                 continue
@@ -117,6 +134,7 @@ class Site:
                 raise WireError(
                     f"reply: expected mask scales {sorted(self.mask_codec.latent_dims)}, got {scale}"
                 )
+            self._check_reply(scale, z, params.dim)
             if self.bits_down == 32:
                 latents[scale] = ops.klt(z, params, normalize=False, inverse=True)
             else:
@@ -125,8 +143,26 @@ class Site:
             raise WireError(
                 f"reply: expected mask scales {sorted(self.mask_codec.latent_dims)}, got {sorted(latents)}"
             )
+        # Scales of several pictures, or of pictures of several sizes, cannot be decoded together.
+        pictures = {(len(z), scale * z.shape[2], scale * z.shape[3]) for scale, z in latents.items()}
+        if len(pictures) != 1:
+            raise WireError(
+                f"reply: expected all scales of the same images, got [N, H, W] = {sorted(pictures)}; ask again"
+            )
         with torch.no_grad():
             return self.mask_codec.decode(latents)
+
+    def _check_reply(self, scale: int, z: Tensor, dim: int) -> None:
+        floats = self.bits_down == 32
+        channels = dim if floats else dim * self.bits_down // 8
+        dtype = torch.float32 if floats else torch.uint8
+        if z.shape[1] != channels or z.dtype != dtype:
+            raise WireError(
+                f"reply: expected mask/{scale} as {dtype} [N, {channels}, h, w] at {self.bits_down} bits, got"
+                f" {z.dtype} {list(z.shape)}; register again with these bits"
+            )
+        if floats and not bool(z.isfinite().all()):
+            raise WireError(f"reply: expected finite latents in mask/{scale}, got NaN or infinity; ask again")
 
     def seal_codec(self, module: nn.Module, round_index: int, images: int) -> bytes:
         """The weights of `module` for the other sites, in half precision, sealed; `images` is their weight.
@@ -149,16 +185,17 @@ class Site:
         """Open every site's weights and load their mean, weighted by images, into `module`.
 
         Raises:
-            WireError: damaged, of another round, or sealed by an outsider.
+            WireError: damaged, of another round, sealed by an outsider, or of another codec; nothing is loaded then.
         """
         message = wire.decode(relay, self.federation_id, self.epoch, ("codec_relay",))
-        shares: dict[str, float] = message.fields.get("images", {})
-        if not shares or set(message.tensors) != {f"sealed/{name}" for name in shares}:
+        shares = _read_shares(message)
+        if set(message.tensors) != {f"sealed/{name}" for name in shares}:
             raise WireError(
                 f"codec_relay: expected sealed weights of {sorted(shares)}, got {sorted(message.tensors)}"
             )
         total = sum(shares.values())
         mean: dict[str, Any] = {}
+        own = module.state_dict()
         for name, share in shares.items():
             weights = unseal_weights(
                 self._sealing_key(),
@@ -166,9 +203,9 @@ class Site:
                 epoch=self.epoch,
                 context=_codec_context(round_index, name),
             )
+            _check_weights(name, weights, own)
             for key, value in weights.items():
                 mean[key] = mean.get(key, 0.0) + value.double() * (share / total)
-        own = module.state_dict()
         module.load_state_dict({key: value.to(own[key].dtype) for key, value in mean.items()})
 
     def _sealing_key(self) -> FederationKey:
@@ -205,3 +242,50 @@ class Site:
 
 def _codec_context(round_index: int, sender: str) -> str:
     return f"codec|{round_index}|{sender}"
+
+
+def _check_keys(site_key: SiteKey, federation_key: FederationKey | None, federation_id: str) -> None:
+    """A site's key is its own, the federation's is common: swapped, every site would hold the other's secret."""
+    for name, key, kind in (
+        ("site_key", site_key, SiteKey),
+        ("federation_key", federation_key, FederationKey),
+    ):
+        if key is None and name == "federation_key":
+            continue
+        if not isinstance(key, kind):
+            raise ConfigError(
+                f"{name}: expected a {kind.__name__}, got {type(key).__name__}; load the right key file"
+            )
+        if key.federation_id != federation_id:
+            raise ConfigError(
+                f"{name}: expected a key of federation {federation_id!r}, got one of {key.federation_id!r}; load the"
+                " right key file"
+            )
+
+
+def _read_shares(message: wire.Message) -> dict[str, float]:
+    """How many images stand behind each site's weights."""
+    shares = message.fields.get("images")
+    usable = isinstance(shares, dict) and all(
+        type(v) in (int, float) and math.isfinite(v) and v > 0 for v in shares.values()
+    )
+    if not usable or not shares:
+        raise WireError(
+            f"codec_relay: expected a positive count of images for each site, got {str(shares)[:80]}; fetch again"
+        )
+    return {name: float(count) for name, count in shares.items()}
+
+
+def _check_weights(name: str, weights: dict[str, Tensor], own: dict[str, Tensor]) -> None:
+    """A site's weights fit the codec here and are finite; else one site would spoil the mean of all."""
+    if {k: v.shape for k, v in weights.items()} != {k: v.shape for k, v in own.items()}:
+        odd = sorted(set(weights) ^ set(own))[:3] or "other shapes"
+        raise WireError(
+            f"codec_relay: expected {name}'s weights to be of the codec here, got {odd}; use the same codec settings at"
+            " all sites"
+        )
+    if not all(bool(v.isfinite().all()) for v in weights.values()):
+        raise WireError(
+            f"codec_relay: expected finite weights of {name!r}, got NaN or infinity in half precision; that site's"
+            " training has diverged"
+        )
