@@ -1,0 +1,628 @@
+"""What passes between sites and server: the frame, what the server can ever hold, and every message refused."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import struct
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import replace
+from functools import partial
+from types import FunctionType, MethodType, ModuleType
+from typing import Any, cast
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from ppcmi_fast import FederationKey, ImageCodec, LinearMaskCodec, SiteKey, ops, wire
+from ppcmi_fast.errors import ConfigError, WireError
+from ppcmi_fast.federation.channel import Channel
+from ppcmi_fast.federation.server import Server, Trust
+from ppcmi_fast.federation.site import Site
+from ppcmi_fast.wire import Message
+
+SIZE, COUNT = 32, 3
+NAMES = ("a", "b", "c")
+# Digests, not counting bytes: a run of 0, 1, 2 ... could be found by chance.
+FEDERATION_SECRET = hashlib.sha256(b"federation").digest()
+SITE_SECRETS = {name: hashlib.sha256(name.encode()).digest() for name in NAMES}
+
+
+class FakeImageCodec(nn.Module):
+    """Two strided convolutions with random weights."""
+
+    latent_dims = {4: 8, 8: 16}  # noqa: RUF012
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(1)
+        self.fine = nn.Conv2d(1, 8, 4, 4)
+        self.coarse = nn.Conv2d(8, 16, 2, 2)
+
+    def encode(self, images: Tensor) -> dict[int, Tensor]:
+        z = {4: self.fine(images)}
+        z[8] = self.coarse(z[4])
+        return {s: v * torch.rsqrt(v.square().mean(1, keepdim=True) + 1e-12) for s, v in z.items()}
+
+
+def make_site(name: str, kind: type[Site] = Site, **settings: Any) -> Site:
+    keys: dict[str, Any] = {
+        "site_key": SiteKey(SITE_SECRETS[name], "fed"),
+        "federation_key": FederationKey(FEDERATION_SECRET, "fed"),
+    }
+    arguments: dict[str, Any] = {"federation_id": "fed", "bits_up": 8, "bits_down": 8} | keys | settings
+    codec = cast(ImageCodec, FakeImageCodec())
+    return kind(name, image_codec=codec, mask_codec=LinearMaskCodec(2, 8, 16), **arguments)
+
+
+def data() -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(5)
+    images = torch.rand(COUNT, 1, SIZE, SIZE, generator=generator)
+    masks = (torch.rand(COUNT, SIZE, SIZE, generator=generator) > 0.5).long()
+    masks[:, 8:20, 10:26] = 1
+    return images, masks
+
+
+class Spy(nn.Module):
+    """A mapper that keeps what it is given and answers what it was told."""
+
+    def __init__(self, answer: dict[int, Tensor]) -> None:
+        super().__init__()
+        self.answer = answer
+        self.given: list[dict[int, Tensor]] = []
+
+    def forward(self, latents: dict[int, Tensor], site: Tensor) -> dict[int, Tensor]:
+        self.given.append(latents)
+        return self.answer
+
+
+def connect(sites: list[Site], trust: Trust = "federation") -> Channel:
+    channel = Channel(Server("fed", 0, trust), record=True)
+    for site in sites:
+        channel.send(site.register(SIZE, SIZE))
+    return channel
+
+
+# The frame
+
+
+@pytest.mark.parametrize("trust", ["server", "federation"])
+@pytest.mark.parametrize("mixing", ["haar", "hadamard"])
+@pytest.mark.parametrize("fold", [1, 2])
+def test_the_mapper_is_given_the_latents_in_the_frame(trust: Trust, mixing: str, fold: int) -> None:
+    sites = [make_site(name, trust=trust, mixing=mixing, folds={4: fold}) for name in NAMES]
+    channel = connect(sites, trust)
+    images, masks = data()
+    key = FederationKey(FEDERATION_SECRET, "fed")
+    plain = {s: z.detach() for s, z in FakeImageCodec().encode(images).items()}
+    plain[4] = torch.nn.functional.pixel_unshuffle(plain[4], fold)
+    plain = {s: z * torch.rsqrt(z.square().mean(1, keepdim=True)) for s, z in plain.items()}
+    spy = Spy({8: LinearMaskCodec(2, 8, 16).encode(masks)[8]})
+    channel.server.mapper = cast(Any, spy)
+    for site in sites:
+        channel.send(site.query(images))
+    assert len(spy.given) == len(NAMES)
+    for given in spy.given:
+        for scale, z in plain.items():
+            dim = z.shape[1]
+            frame = torch.eye(dim)
+            if trust == "federation":
+                frame = key.klt_params("image", scale, dim, "haar").dense().float()
+            expected = torch.einsum("ij,njhw->nihw", frame, z)
+            # The step of the 8-bit codebook is about 0.03; an orthogonal matrix keeps the error's RMS.
+            assert (given[scale] - expected).square().mean().sqrt() < 0.02
+            assert (given[scale] - z).square().mean().sqrt() < 0.02 or trust == "federation"
+
+
+@pytest.mark.parametrize("trust", ["server", "federation"])
+def test_the_targets_are_the_mask_latents_in_the_frame_with_their_size(trust: Trust) -> None:
+    images, masks = data()
+    plain = LinearMaskCodec(2, 8, 16).encode(masks)[8]
+    # Masks as rough as these have blocks of every RMS: were they normalized, the difference would show.
+    assert plain.square().mean(1).sqrt().std() > 0.1
+    sites = [make_site(name, trust=trust, bits_up=32) for name in NAMES]
+    channel = connect(sites, trust)
+    for site in sites:
+        channel.send(site.upload(images, masks, "train"))
+    _, targets, _ = channel.server.latent_set("train").batch(torch.arange(len(NAMES) * COUNT))
+    frame = torch.eye(16)
+    if trust == "federation":
+        frame = FederationKey(FEDERATION_SECRET, "fed").klt_params("mask", 8, 16, "haar").dense().float()
+    expected = torch.einsum("ij,njhw->nihw", frame, plain)
+    for found in targets[8].split(COUNT):
+        torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("trust", ["server", "federation", "sites"])
+@pytest.mark.parametrize("bits", [4, 8, 32])
+def test_an_oracles_answer_comes_back_as_the_mask(trust: Trust, bits: int) -> None:
+    sites = [make_site(name, trust=trust, bits_up=bits, bits_down=bits) for name in NAMES]
+    channel = connect(sites, trust)
+    images, masks = data()
+    blocks = masks[:, ::8, ::8].repeat_interleave(8, 1).repeat_interleave(8, 2)
+    for number, site in enumerate(sites):
+        # In parts, as a site with many images uploads.
+        for part in (slice(0, 1), slice(1, COUNT)):
+            channel.send(site.upload(images[part], blocks[part], "train"))
+        index = torch.arange(number * COUNT, (number + 1) * COUNT)
+        _, targets, _ = channel.server.latent_set("train").batch(index)
+        channel.server.mapper = cast(Any, Spy(targets))
+        reply = channel.send(site.query(images))
+        assert reply is not None
+        scores = site.open_reply(reply)
+        assert scores.shape == (COUNT, 2, SIZE, SIZE)
+        assert torch.equal(scores.argmax(1), blocks)
+
+
+# What the server holds
+
+
+def reached(root: Any) -> list[Any]:
+    """Every tensor, array and piece of text or bytes that can be reached from an object.
+
+    Classes and modules are left out: every process has those. Closures, defaults and bound objects are not.
+    """
+    leaves, seen, waiting = [], set(), [root]
+    alive = []  # ids are those of living objects only
+    while waiting:
+        value = waiting.pop()
+        if id(value) in seen or isinstance(value, (type, ModuleType)):
+            continue
+        seen.add(id(value))
+        alive.append(value)
+        if isinstance(value, (Tensor, np.ndarray, bytes, bytearray, memoryview, str)):
+            leaves.append(value)
+        if isinstance(value, dict):
+            waiting += [*value.keys(), *value.values()]
+        elif isinstance(value, FunctionType):
+            cells = value.__closure__ or ()
+            waiting += [c.cell_contents for c in cells] + [value.__defaults__, value.__kwdefaults__]
+        elif isinstance(value, MethodType):
+            waiting += [value.__self__, value.__func__]
+        elif isinstance(value, partial):
+            waiting += [value.func, value.args, value.keywords]
+        elif hasattr(value, "__iter__") and not isinstance(value, (Tensor, np.ndarray, str, bytes)):
+            waiting += list(value)
+        if isinstance(value, Tensor):
+            waiting.append(value.grad)
+        waiting.append(getattr(value, "__dict__", None))
+        for kind in type(value).__mro__:
+            slots = kind.__dict__.get("__slots__", ())
+            for slot in (slots,) if isinstance(slots, str) else slots:
+                waiting.append(getattr(value, slot, None))
+    return leaves
+
+
+def raw(leaf: Any) -> bytes:
+    """The bytes of a leaf; of a tensor the whole storage, since a view keeps all of it alive."""
+    if isinstance(leaf, Tensor):
+        return leaf.detach().numpy().tobytes() + bytes(leaf.untyped_storage().tolist())
+    return leaf.encode() if isinstance(leaf, str) else bytes(leaf)
+
+
+WINDOW = 24
+
+
+def windows(data: bytes) -> list[bytes]:
+    """Pieces of the beginning, middle and end; those too plain to say where they come from are left out."""
+    starts = {0, (len(data) // 2) & ~7, max(len(data) - WINDOW, 0)}
+    pieces = [data[start : start + WINDOW] for start in sorted(starts)]
+    return [piece for piece in pieces if len(set(piece)) >= 8]
+
+
+def tensor_patterns(tensor: Tensor) -> list[bytes]:
+    """Windows of a tensor's values in the layouts and dtypes in which it could travel."""
+    flat = tensor.detach().double()
+    layouts = [flat.flatten()]
+    if flat.ndim == 2:
+        layouts.append(flat.T.flatten())
+    if flat.ndim == 4:
+        layouts.append(flat.permute(0, 2, 3, 1).flatten())
+    patterns = []
+    for values in layouts:
+        for dtype in (torch.float64, torch.float32, torch.float16, torch.bfloat16):
+            patterns += windows(values.to(dtype).view(torch.uint8).numpy().tobytes())
+        span = (values.max() - values.min()).clamp_min(1e-9)
+        for scaled in (values * 255, (values - values.min()) / span * 255):
+            for rounded in (scaled.round(), scaled.floor()):
+                patterns += windows(rounded.clamp(0, 255).to(torch.uint8).numpy().tobytes())
+    return patterns
+
+
+def mask_patterns(masks: Tensor) -> list[bytes]:
+    """Labels are of few values, so rows of a noisy mask stand for it: as bytes, wider integers, floats and bits."""
+    found = []
+    for value in (1, 255):
+        for dtype in (torch.uint8, torch.int32, torch.int64, torch.float32, torch.float16):
+            found += [(row * value).to(dtype).numpy().tobytes() for row in masks[0, 0:4:3]]
+    packed = np.packbits(masks[0].numpy().astype(bool))
+    return [*found, packed.tobytes()[:WINDOW]]
+
+
+def secrets_of(sites: list[Site], images: Tensor, masks: Tensor) -> dict[str, list[bytes]]:
+    """By name, byte patterns none of which may be at the server."""
+    found: dict[str, list[bytes]] = {}
+    for name, secret in {"federation": FEDERATION_SECRET, **SITE_SECRETS}.items():
+        encoded = [secret, secret.hex().encode(), base64.b64encode(secret).rstrip(b"=")]
+        found[f"key {name}"] = [
+            *encoded,
+            json.dumps(list(secret)).encode(),
+            json.dumps(list(secret), separators=(",", ":")).encode(),
+        ]
+    found["image"] = tensor_patterns(images)
+    found["mask"] = mask_patterns(masks)
+    for site in sites:
+        for scale, z in site.image_codec.encode(images).items():
+            identity = ops.KltParams("haar", z.shape[1], matrix=torch.eye(z.shape[1]))
+            found[f"plain latents {scale}"] = tensor_patterns(z)
+            found[f"unkeyed codes {scale}"] = windows(
+                ops.klt_quantize(z, identity, bits=min(site.bits_up, 8)).numpy().tobytes()
+            )
+        for scale, z in site.mask_codec.encode(masks).items():
+            found[f"plain mask latents {scale}"] = tensor_patterns(z)
+        for key, value in site.image_codec.state_dict().items():
+            found[f"codec {key}"] = tensor_patterns(value)
+        for (role, scale), params in site._params.items():
+            found[f"transform {site.name} {role} {scale}"] = tensor_patterns(params.dense())
+            frame = site._frames[role, scale]
+            assert frame is not None
+            found[f"frame {role} {scale}"] = tensor_patterns(frame.dense())
+    return found
+
+
+def leaks(channel: Channel, secrets: dict[str, list[bytes]]) -> set[str]:
+    """Names of the secrets found in the bytes that the server was sent or in what it can reach."""
+    assert channel.recorded is not None
+    # The separator keeps a pattern from being found across two neighbours.
+    held = b"|".join([*channel.recorded, *(raw(leaf) for leaf in reached(channel.server))])
+    return {name for name, patterns in secrets.items() if any(pattern in held for pattern in patterns)}
+
+
+def exchange(sites: list[Site]) -> tuple[Channel, dict[str, list[bytes]]]:
+    """One of every message."""
+    images, masks = data()
+    secrets = secrets_of(sites, images, masks)
+    channel = connect(sites)
+    for site in sites:
+        channel.send(site.seal_codec(site.image_codec, 0, COUNT))
+    for site in sites:
+        relay = channel.send(site.fetch_codecs(0))
+        assert relay is not None
+        site.average_codecs(site.image_codec, relay, 0)
+        channel.send(site.upload(images, masks, "train"))
+        channel.send(site.upload(images, masks, "val"))
+    _, targets, _ = channel.server.latent_set("train").batch(torch.arange(COUNT))
+    spy = Spy(targets)
+    channel.server.mapper = cast(Any, spy)
+    for site in sites:
+        reply = channel.send(site.query(images))
+        assert reply is not None
+        site.open_reply(reply)
+    return channel, secrets
+
+
+@pytest.mark.parametrize("bits", [4, 8, 32])
+def test_nothing_secret_is_in_what_the_server_was_sent_or_can_reach(bits: int) -> None:
+    channel, secrets = exchange(
+        [make_site(name, mixing="haar", bits_up=bits, bits_down=bits) for name in NAMES]
+    )
+    # Short biases give only some of their windows; every secret must be looked for somewhere.
+    assert all(secrets.values()) and len(secrets) >= 20
+    assert leaks(channel, secrets) == set()
+
+
+class LeakingSite(Site):
+    """Sends what it must not, in messages whose form the wire lets pass."""
+
+    leak = ""
+
+    def _encode(self, kind: str, fields: dict[str, Any], tensors: dict[str, Tensor]) -> bytes:
+        params, frame = self._params["image", 8], self._frames["image", 8]
+        assert frame is not None
+        images, masks = data()
+        if kind == "register":
+            instead = {
+                "transform": params.dense(),
+                "transposed transform": params.dense().T,
+                "frame": frame.dense(),
+            }
+            if self.leak in instead:
+                tensors = tensors | {"up/image/8": instead[self.leak].float()}
+        if kind == "codec_round":
+            weights = {k: v.half() for k, v in self.image_codec.state_dict().items()}
+            blobs = {"weights": save(weights), "key": SITE_SECRETS["a"], "federation key": FEDERATION_SECRET}
+            if self.leak in blobs:
+                tensors = {"sealed": torch.tensor(list(blobs[self.leak]), dtype=torch.uint8)}
+        if kind == "upload":
+            if self.leak == "image":
+                pixels = images.mul(255).round().to(torch.uint8)
+                tensors = tensors | {"image/4": torch.nn.functional.pixel_unshuffle(pixels, 1)}
+            if self.leak == "mask":
+                tensors = tensors | {"mask/8": masks.to(torch.uint8).unsqueeze(1)}
+            if self.leak == "hidden in a field":
+                fields = fields | {"partition": SITE_SECRETS["a"].hex()}
+        return super()._encode(kind, fields, tensors)
+
+    def _protect(self, role: str, latents: dict[int, Tensor]) -> dict[str, Tensor]:
+        if self.leak == "unkeyed":
+            params = {
+                s: ops.KltParams("haar", z.shape[1], matrix=torch.eye(z.shape[1])) for s, z in latents.items()
+            }
+            return {
+                f"{role}/{s}": ops.klt_quantize(z, params[s], bits=self.bits_up) for s, z in latents.items()
+            }
+        return super()._protect(role, latents)
+
+
+LEAKS = {
+    "transform": "transform a image 8",
+    "transposed transform": "transform a image 8",
+    "frame": "frame image 8",
+    "weights": "codec fine.weight",
+    "key": "key a",
+    "federation key": "key federation",
+    "image": "image",
+    "mask": "mask",
+    "hidden in a field": "key a",
+    "unkeyed": "unkeyed codes 4",
+}
+
+
+@pytest.mark.parametrize("leak", LEAKS)
+def test_a_site_that_leaks_is_caught(leak: str) -> None:
+    site = make_site("a", LeakingSite, mixing="haar")
+    cast(LeakingSite, site).leak = leak
+    images, masks = data()
+    secrets = secrets_of([site], images, masks)
+    channel = connect([site])
+    # The server refuses some of them, yet it was given the bytes.
+    refused = leak in ("image", "mask", "hidden in a field")
+    channel.send(site.seal_codec(site.image_codec, 0, 1))
+    with pytest.raises(WireError) if refused else nullcontext():
+        channel.send(site.upload(images, masks, "train"))
+    assert LEAKS[leak] in leaks(channel, secrets)
+
+
+class Slotted:
+    __slots__ = ("kept",)
+
+    def __init__(self, kept: Any) -> None:
+        self.kept = kept
+
+
+PLACES: dict[str, Callable[[Any], Any]] = {
+    "attribute": lambda value: value,
+    "slot": Slotted,
+    "closure": lambda value: lambda: value,
+    "partial": lambda value: partial(print, value),
+    "generic container": lambda value: {"x": [(value,)]},
+    "array": lambda value: np.frombuffer(value, dtype=np.uint8),
+    "text": lambda value: value.hex(),
+    "storage behind a view": lambda value: torch.tensor(list(value), dtype=torch.uint8)[:1],
+}
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_a_key_that_lies_at_the_server_is_found_wherever_it_lies(place: str) -> None:
+    site = make_site("a")
+    secrets = secrets_of([site], *data())
+    channel = connect([site])
+    assert "key a" not in leaks(channel, secrets)
+    channel.server.planted = PLACES[place](SITE_SECRETS["a"])  # type: ignore[attr-defined]
+    assert "key a" in leaks(channel, secrets)
+
+
+# Messages refused
+
+
+def sealed_body(body: bytes) -> bytes:
+    """A header that fits the body, as one makes who alters a message on purpose."""
+    return struct.pack("<8sH32s", wire.MAGIC, wire.VERSION, hashlib.sha256(body).digest()) + body
+
+
+def crafted(tensors: dict[str, Tensor] | None = None, **changes: str) -> bytes:
+    metadata = {"kind": "query", "federation": "fed", "sender": "a", "epoch": "0", "fields": "{}"} | changes
+    return sealed_body(save(tensors or {}, metadata))
+
+
+@pytest.mark.parametrize(
+    ("message", "match"),
+    [
+        (crafted(fields="[1]"), "expected a JSON object, got list"),
+        (crafted(fields="[" * 100_000), "recursion"),
+        (crafted(fields='{"round":NaN}', kind="codec_fetch"), "expected JSON numbers, got NaN"),
+        (crafted(fields='{"note":"x"}'), r"query: expected no fields but \[\], got \['note'\]"),
+        (crafted(epoch=" +0_0"), "epoch: expected a decimal number"),
+        (crafted(epoch="9" * 5000), "epoch: expected a decimal number"),
+        (crafted(kind="gossip"), "kind: expected one of .*, got 'gossip'"),
+        (crafted({"image/04": torch.zeros(1, 1, 1, 1, dtype=torch.uint8)}), "may not travel"),
+        (crafted({"image/٤": torch.zeros(1, 1, 1, 1, dtype=torch.uint8)}), "may not travel"),
+        (crafted({"image/" + "9" * 5000: torch.zeros(1, 1, 1, 1, dtype=torch.uint8)}), "may not travel"),
+        (sealed_body(struct.pack("<Q", 2) + b"[]"), "with our metadata"),
+        (sealed_body(struct.pack("<Q", 2**63) + b"{}"), "with our metadata"),
+        (sealed_body(struct.pack("<Q", 200_000) + b"[" * 200_000), "with our metadata"),
+        (sealed_body(b""), "with our metadata"),
+        (sealed_body(save({"image/4": torch.zeros(1)})), "with our metadata"),
+    ],
+)
+def test_a_crafted_message_is_a_wire_error_and_nothing_else(message: bytes, match: str) -> None:
+    with pytest.raises(WireError, match=match):
+        wire.decode(message, "fed", 0)
+    server = Server("fed", 0, "federation")
+    with pytest.raises(WireError):
+        server.receive(message)
+    assert reached(server._registrations) == [] and server.sites == []
+
+
+def registration(**settings: Any) -> Message:
+    return wire.decode(make_site("a", **settings).register(SIZE, SIZE), "fed", 0)
+
+
+def with_shape(shape: Any) -> dict[str, Any]:
+    shapes = registration().fields["shapes"]
+    return {"shapes": {**shapes, "image": {**shapes["image"], "4": shape}}}
+
+
+@pytest.mark.parametrize(
+    ("fields", "match"),
+    [
+        ({"bits_up": 3}, "bits_up as one of"),
+        ({"bits_down": "8"}, "bits_down as one of"),
+        ({"bits_up": True}, "bits_up as one of"),
+        ({"shapes": [1]}, "shapes of image and mask"),
+        ({"shapes": {"image": {}, "mask": {}}}, "shapes of image by scale"),
+        ({"shapes": {"image": {"-4": [8, 8, 8]}, "mask": {}}}, "a stride as scale"),
+        (with_shape([8, 8]), r"\[D, h, w\] of image/4"),
+        (with_shape([8, -8, 8]), r"\[D, h, w\] of image/4"),
+        (with_shape([8, 8.5, 8]), r"\[D, h, w\] of image/4"),
+        (with_shape([16, 8, 8]), r"up/image/4: expected \[16, 16\], got \[8, 8\]"),
+        ({"bits_up": 2, **with_shape([7, 8, 8])}, "fills bytes"),
+    ],
+)
+def test_registrations_whose_fields_are_wrong(fields: dict[str, Any], match: str) -> None:
+    message = registration()
+    server = Server("fed", 0, "federation")
+    with pytest.raises(WireError, match=match):
+        server.receive(wire.encode(replace(message, fields=message.fields | fields)))
+    assert server.sites == []
+
+
+@pytest.mark.parametrize(
+    ("tensors", "match"),
+    [
+        ({"up/image/4": torch.full((8, 8), float("nan"))}, "up/image/4: expected an orthogonal matrix"),
+        ({"down/mask/8": torch.eye(16) * 2}, "down/mask/8: expected an orthogonal matrix"),
+        ({"up/image/32": torch.eye(8)}, "expected switch matrices"),
+        ({"up_offset/image/32": torch.zeros(8)}, "expected switch matrices"),
+        ({"up_offset/image/4": torch.zeros(9)}, "finite offset"),
+        ({"up_offset/image/4": torch.full((8,), float("inf"))}, "finite offset"),
+    ],
+)
+def test_registrations_whose_matrices_are_wrong(tensors: dict[str, Tensor], match: str) -> None:
+    message = registration()
+    server = Server("fed", 0, "federation")
+    with pytest.raises(WireError, match=match):
+        server.receive(wire.encode(replace(message, tensors=message.tensors | tensors)))
+    assert server.sites == []
+
+
+def test_after_uploads_a_site_registers_only_what_it_uploaded_under() -> None:
+    images, masks = data()
+    channel = connect([make_site("a")])
+    channel.send(make_site("a", bits_up=4).register(SIZE, SIZE))  # nothing uploaded yet: it may still change
+    channel.send(make_site("a").register(SIZE, SIZE))
+    channel.send(make_site("a").upload(images, masks, "val"))
+    channel.send(make_site("a", bits_down=4).register(SIZE, SIZE))  # says nothing of what was uploaded
+    others = [
+        make_site("a", bits_up=4).register(SIZE, SIZE),
+        make_site("a").register(64, 64),
+        make_site("a", site_key=SiteKey(SITE_SECRETS["b"], "fed")).register(SIZE, SIZE),
+    ]
+    for other in others:
+        with pytest.raises(WireError, match="under which 'a' has uploaded, got others; raise the epoch"):
+            channel.send(other)
+    assert len(channel.server.latent_set("val")) == COUNT
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_float_latents_travel_only_at_32_bits_and_finite(value: float) -> None:
+    images, masks = data()
+    exact = make_site("a", bits_up=32, bits_down=32)
+    message = wire.decode(exact.upload(images, masks, "train"), "fed", 0)
+    with pytest.raises(WireError, match=r"expected \[N, .* torch.uint8 as registered"):
+        connect([make_site("a")]).send(wire.encode(message))
+    broken = {name: t.clone() for name, t in message.tensors.items()}
+    broken["mask/8"][0, 0, 0, 0] = value
+    channel = connect([exact])
+    with pytest.raises(WireError, match="mask/8: expected finite latents"):
+        channel.send(wire.encode(replace(message, tensors=broken)))
+    channel.send(wire.encode(message))
+    assert len(channel.server.latent_set("train")) == COUNT
+
+
+def reply(tensors: dict[str, Tensor]) -> bytes:
+    return wire.encode(Message("reply", "fed", "server", 0, {}, tensors))
+
+
+def test_replies_that_do_not_fit_the_site() -> None:
+    site = make_site("a")
+    codes = torch.zeros(1, 16, 4, 4, dtype=torch.uint8)
+    with pytest.raises(WireError, match="expected mask/8 as torch.uint8"):
+        site.open_reply(reply({"mask/8": codes.float()}))
+    with pytest.raises(WireError, match=r"expected mask/8 as torch.uint8 \[N, 16, h, w\] at 8 bits"):
+        site.open_reply(reply({"mask/8": codes[:, :8]}))
+    with pytest.raises(WireError, match="expected mask scales"):
+        site.open_reply(reply({"mask/8": codes, "mask/16": codes.clone()}))
+    with pytest.raises(WireError, match="expected finite latents"):
+        make_site("a", bits_down=32).open_reply(reply({"mask/8": torch.full((1, 16, 4, 4), float("nan"))}))
+
+
+def relay(images: Any, blob: Tensor) -> bytes:
+    return wire.encode(
+        Message("codec_relay", "fed", "server", 0, {"round": 0, "images": images}, {"sealed/a": blob})
+    )
+
+
+@pytest.mark.parametrize("images", [{"a": 0}, {"a": -1}, {"a": "x"}, {"a": True}, {}, [1], None])
+def test_relays_with_impossible_counts(images: Any) -> None:
+    site = make_site("a")
+    blob = wire.decode(site.seal_codec(site.image_codec, 0, 1), "fed", 0).tensors["sealed"]
+    with pytest.raises(WireError, match="expected a positive count of images for each site"):
+        site.average_codecs(site.image_codec, relay(images, blob), 0)
+
+
+def test_codecs_that_would_spoil_the_mean_are_not_loaded() -> None:
+    site = make_site("a")
+    before = {k: v.clone() for k, v in site.image_codec.state_dict().items()}
+    other = wire.decode(site.seal_codec(nn.Linear(2, 2), 0, 1), "fed", 0).tensors["sealed"]
+    with pytest.raises(WireError, match="expected a's weights to be of the codec here"):
+        site.average_codecs(site.image_codec, relay({"a": 1}, other), 0)
+    diverged = FakeImageCodec()
+    nn.init.constant_(diverged.fine.weight, 1e6)  # infinite in half precision
+    blob = wire.decode(site.seal_codec(diverged, 0, 1), "fed", 0).tensors["sealed"]
+    with pytest.raises(WireError, match="expected finite weights of 'a'"):
+        site.average_codecs(site.image_codec, relay({"a": 1}, blob), 0)
+    damaged = blob.clone()
+    damaged[40] ^= 1
+    with pytest.raises(WireError, match="sealed"):
+        site.average_codecs(site.image_codec, relay({"a": 1}, damaged), 0)
+    assert all(torch.equal(v, before[k]) for k, v in site.image_codec.state_dict().items())
+
+
+# Settings refused
+
+
+@pytest.mark.parametrize(
+    ("settings", "match"),
+    [
+        # Once this registered the inverse keys, as if the mode were "server".
+        ({"trust": "federated"}, "trust: expected one of server, federation, sites, got 'federated'"),
+        ({"federation_key": None}, 'expected a key for trust="federation"'),
+        ({"federation_key": SiteKey(SITE_SECRETS["b"], "fed")}, "federation_key: expected a FederationKey"),
+        ({"site_key": FederationKey(FEDERATION_SECRET, "fed")}, "site_key: expected a SiteKey"),
+        ({"site_key": SiteKey(SITE_SECRETS["a"], "other")}, "site_key: .* 'fed', got one of 'other'"),
+        (
+            {"federation_key": FederationKey(FEDERATION_SECRET, "x")},
+            "federation_key: .* 'fed', got one of 'x'",
+        ),
+        ({"bits_up": 3}, "bits_up: expected one of"),
+        ({"bits_down": 16}, "bits_down: expected one of"),
+    ],
+)
+def test_settings_of_a_site_that_cannot_be(settings: dict[str, Any], match: str) -> None:
+    with pytest.raises(ConfigError, match=match):
+        make_site("a", **settings)
+
+
+def test_other_settings_that_cannot_be() -> None:
+    with pytest.raises(ConfigError, match="trust: expected one of"):
+        Server("fed", 0, cast(Any, "federated"))
+    with pytest.raises(ConfigError, match="expected positive multiples of 4 for image/4, got 33 x 32"):
+        make_site("a").register(33, 32)
+    with pytest.raises(ConfigError, match="expected positive multiples of 8 for image/4, got 36 x 32"):
+        make_site("a", folds={4: 2}).register(36, 32)
