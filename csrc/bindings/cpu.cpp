@@ -1,9 +1,11 @@
 // Python bindings of the CPU kernels. Pointers come as integers, so that nothing here needs torch's headers; the
 // checks are the callers' (ppcmi_fast/ops/checks.py).
 #include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
 
 #include <tuple>
 
+#include "../kernels/cpu/dispatch.h"
 #include "../kernels/ops.h"
 
 namespace py = pybind11;
@@ -72,6 +74,9 @@ PYBIND11_MODULE(_cpu, module) {
   module.def("klt_quantize", &klt_quantize);
   module.def("klt_dequantize", &klt_dequantize);
   module.def("switch_dequantize", &switch_dequantize);
+  module.def("isa", [] { return std::string(ppcmi::kernels().name); });
+  module.def("isas", &ppcmi::isas);
+  module.def("use_isa", &ppcmi::use_isa);
 #ifdef _OPENMP
   module.attr("openmp") = true;
 #else

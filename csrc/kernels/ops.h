@@ -25,10 +25,15 @@ struct Material {
   const float* offset;
 };
 
+// Thresholds [2^bits - 1] to quantize, levels [2^bits] to dequantize. At 8 bits both are evenly spaced; below, the
+// thresholds are multiples of 1 / kCellsPerUnit within -128 / kCellsPerUnit .. 127 / kCellsPerUnit, so that a value's
+// cell of that width tells its code without a search.
 struct Codebook {
   int bits;
-  const float* table;  // thresholds [2^bits - 1] to quantize, levels [2^bits] to dequantize
+  const float* table;
 };
+
+constexpr float kCellsPerUnit = 50.0f;
 
 void klt(const Image& x, const Image& out, const Material& material, int fold, bool normalize, bool inverse,
          int threads);

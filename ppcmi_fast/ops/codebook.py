@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 BITS = (2, 4, 8)
+CELLS_PER_UNIT = 50  # csrc/kernels/ops.h: kCellsPerUnit
 
 
 def check_bits(bits: int) -> None:
@@ -26,13 +27,18 @@ def _below(x: float) -> float:
     return 0.5 * math.erfc(-x / math.sqrt(2))
 
 
+def centroids(thresholds: list[float]) -> list[float]:
+    """The mean of N(0, 1) in each cell between ascending thresholds."""
+    edges = [-math.inf, *thresholds, math.inf]
+    cells = zip(edges, edges[1:], strict=False)
+    return [(_density(a) - _density(b)) / (_below(b) - _below(a)) for a, b in cells]
+
+
 def lloyd_max(count: int) -> list[float]:
     """Levels of the mean-square-optimal quantizer of N(0, 1) (Max 1960; Lloyd 1982), ascending."""
     levels = [4.0 * (i + 0.5) / count - 2.0 for i in range(count)]
     for _ in range(5000):
-        edges = [-math.inf, *((a + b) / 2 for a, b in zip(levels, levels[1:], strict=False)), math.inf]
-        cells = list(zip(edges, edges[1:], strict=False))
-        new = [(_density(a) - _density(b)) / (_below(b) - _below(a)) for a, b in cells]
+        new = centroids([(a + b) / 2 for a, b in zip(levels, levels[1:], strict=False)])
         moved = max(abs(a - b) for a, b in zip(new, levels, strict=True))
         levels = new
         if moved < 1e-13:
@@ -74,17 +80,20 @@ def _tables(bits: int) -> tuple[Tensor, Tensor]:
     count = 2**bits
     if bits == 8:
         levels = (np.arange(count) - (count - 1) / 2) * uniform_step(count)
+        thresholds = (levels[1:] + levels[:-1]) / 2
     else:
-        levels = np.array(lloyd_max(count))
-    thresholds = (levels[1:] + levels[:-1]) / 2
+        optimal = np.array(lloyd_max(count))
+        thresholds = np.round((optimal[1:] + optimal[:-1]) / 2 * CELLS_PER_UNIT) / CELLS_PER_UNIT
+        levels = np.array(centroids(thresholds.tolist()))
     return torch.from_numpy(levels.astype(np.float32)), torch.from_numpy(thresholds.astype(np.float32))
 
 
 def codebook(bits: int) -> tuple[Tensor, Tensor]:
     """Levels float32 [2^bits] and thresholds float32 [2^bits - 1]; a code is the number of thresholds <= the value.
 
-    2 and 4 bits: Lloyd-Max. 8 bits: the optimal uniform quantizer, because a kernel then needs one multiply-add in
-    place of a search, for 3 dB less of a signal-to-noise ratio that no network notices.
+    2 and 4 bits: Lloyd-Max with its thresholds rounded to multiples of 1 / CELLS_PER_UNIT (0.03 % more error at most):
+    the cell of that width tells a value's code, with no search. 8 bits: the optimal uniform quantizer, for 3 dB less of
+    a signal-to-noise ratio that no network notices.
 
     Raises:
         ValueError: bits other than 2, 4 or 8.

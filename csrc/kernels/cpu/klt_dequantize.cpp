@@ -1,16 +1,20 @@
 // klt_dequantize: codes to levels, inverse mixing, unfolding, in one pass over the tile.
+#include <type_traits>
+
 #include "codes.h"
-#include "mixing.h"
+#include "floats.h"
+#include "kernels.h"
 
 namespace ppcmi {
+namespace PPCMI_ISA {
 
-void klt_dequantize(const Image& codes, const Image& out, const Material& material, int fold, const Codebook& levels,
-                    int threads) {
-  const std::int64_t dim = material.dim;
-  for_tiles(codes.n, codes.h, codes.w, 2 * dim, threads, [&](const Span& span, float* rows) {
-    load_codes(codes, span, levels, rows);
-    store(out, span, codes.w, fold, unmix(material, rows, rows + dim * kTile));
-  });
+void klt_dequantize(const Call& call, const Scratch& scratch, std::int64_t first, std::int64_t last) {
+  const Image& grid = call.source;
+  for (std::int64_t tile = first; tile < last; ++tile) {
+    const Span span = span_of(tile, grid.h * grid.w);
+    with_levels(call, span, scratch, [&](const auto& source) { unmix_into(call, span, grid.w, scratch, source); });
+  }
 }
 
+}  // namespace PPCMI_ISA
 }  // namespace ppcmi

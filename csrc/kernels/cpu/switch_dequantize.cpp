@@ -1,23 +1,39 @@
 // switch_dequantize: codes to levels, then the sample's own matrix: what takes a mixed batch from many sites to the
-// server's frame in one call.
+// server's frame in one call. The levels of a tile are made once and stay in cache for all outputs.
+#include <type_traits>
+
 #include "codes.h"
-#include "mixing.h"
+#include "floats.h"
+#include "kernels.h"
 
 namespace ppcmi {
+namespace PPCMI_ISA {
 
-void switch_dequantize(const Image& codes, const Image& out, const float* matrices, const std::int64_t* index,
-                       const float* offsets, const Codebook& levels, int threads) {
-  const std::int64_t dim = codes.c * (8 / levels.bits), outputs = out.c;
-  for_tiles(codes.n, codes.h, codes.w, dim + outputs, threads, [&](const Span& span, float* rows) {
-    const std::int64_t which = index ? index[span.n] : 0;
-    float* result = rows + dim * kTile;
-    load_codes(codes, span, levels, rows);
-    multiply(matrices + which * outputs * dim, false, rows, outputs, dim, result);
-    if (offsets)
-      for (std::int64_t d = 0; d < outputs; ++d)
-        for (std::int64_t t = 0; t < kTile; ++t) result[d * kTile + t] += offsets[which * outputs + d];
-    store(out, span, codes.w, 1, result);
-  });
+void switch_dequantize(const Call& call, const Scratch& scratch, std::int64_t first, std::int64_t last) {
+  const Image &grid = call.source, &result = call.result;
+  const std::int64_t outputs = call.plan.outputs, dim = call.plan.dim;
+  for (std::int64_t tile = first; tile < last; ++tile) {
+    const Span span = span_of(tile, grid.h * grid.w);
+    Plan plan = call.plan;
+    const std::int64_t which = call.index ? call.index[span.n] : 0;
+    plan.matrix = call.matrices + which * outputs * dim;
+    if (call.offsets) plan.result_offset = call.offsets + which * outputs;
+    with_levels(call, span, scratch, [&](const auto& source) {
+      with_type(result.type, [&](auto* null) {
+        using T = std::remove_pointer_t<decltype(null)>;
+        if (direct(result, span, grid.w, 1)) {
+          T* data = static_cast<T*>(result.data) + start_of(result, span);
+          mix<false>(plan, span.blocks, scratch.rows, source,
+                     ForwardSink<T>{data, result.stride_c, plan.result_place, plan.result_offset});
+        } else {
+          mix<false>(plan, span.blocks, scratch.rows, source,
+                     ForwardSink<float>{scratch.staging, kTile, plan.result_place, plan.result_offset});
+          unstage<T>(result, span, grid.w, 1, scratch.staging);
+        }
+      });
+    });
+  }
 }
 
+}  // namespace PPCMI_ISA
 }  // namespace ppcmi

@@ -1,188 +1,159 @@
-// A tile: `kTile` positions of one image as float rows [channel][position], so that every inner loop runs over
-// positions and vectorizes whatever the channel count. All operators load a tile, work on it, and store it.
+// A tile: up to `kTile` positions of one sample as float rows [channel][kTile]. Tiles of contiguous planes are read and
+// written where they lie; everything else (channels last, folding, crops, the rest of a plane) is staged here.
 #pragma once
 
-#include <algorithm>
-#include <cstdint>
-#include <cstring>
-#include <vector>
-
-#include "../ops.h"
+#include "plan.h"
+#include "vec.h"
 
 namespace ppcmi {
+namespace PPCMI_ISA {
 
-constexpr std::int64_t kTile = 64;
-constexpr std::int64_t kParallelGrain = 1 << 15;  // elements below which a second thread costs more than it gives
+constexpr std::int64_t kBlocks = kTile / kLanes;
 
-inline float from_bits(std::uint32_t bits) {
-  float value;
-  std::memcpy(&value, &bits, sizeof value);
-  return value;
-}
+// A tile between source and result, [block][dim][lanes].
+struct Rows {
+  float* data;
+  std::int64_t dim;
 
-inline std::uint32_t to_bits(float value) {
-  std::uint32_t bits;
-  std::memcpy(&bits, &value, sizeof bits);
-  return bits;
-}
-
-inline float read(float value) { return value; }
-
-struct Half {
-  std::uint16_t bits;
+  PPCMI_INLINE float* at(const Rows& rows, std::int64_t d, int b) { return rows.data + (b * rows.dim + d) * kLanes; }
 };
 
-struct Bfloat {
-  std::uint16_t bits;
-};
-
-// A shift puts the half's exponent where a float's is; the multiplication mends the bias, subnormals included.
-inline float read(Half value) {
-  const std::uint32_t sign = static_cast<std::uint32_t>(value.bits & 0x8000u) << 16;
-  const std::uint32_t rest = value.bits & 0x7fffu;
-  const std::uint32_t finite = to_bits(from_bits(rest << 13) * 0x1p112f);
-  const std::uint32_t special = 0x7f800000u | ((rest & 0x3ffu) << 13);
-  return from_bits(sign | (rest >= 0x7c00u ? special : finite));
-}
-
-inline float read(Bfloat value) { return from_bits(static_cast<std::uint32_t>(value.bits) << 16); }
-
-inline void write(float& out, float value) { out = value; }
-
-inline void write(Bfloat& out, float value) {
-  const std::uint32_t bits = to_bits(value);
-  const bool nan = (bits & 0x7fffffffu) > 0x7f800000u;
-  const std::uint32_t rounded = bits + 0x7fffu + ((bits >> 16) & 1u);
-  out.bits = static_cast<std::uint16_t>(nan ? 0x7fc0u : rounded >> 16);
-}
-
-inline void write(Half& out, float value) {
-  const std::uint32_t bits = to_bits(value);
-  const std::uint32_t sign = (bits >> 16) & 0x8000u;
-  const std::uint32_t rest = bits & 0x7fffffffu;
-  // All cases, then a choice: without branches the loop over positions vectorizes. Adding 0.5 leaves a rounded
-  // subnormal in the low bits of the mantissa; the sum after it rounds the others to even.
-  const std::uint32_t subnormal = to_bits(from_bits(rest) + 0.5f) - 0x3f000000u;
-  const std::uint32_t normal = (rest + 0xfffu + ((rest >> 13) & 1u) - 0x38000000u) >> 13;
-  std::uint32_t half = rest < 0x38800000u ? subnormal : normal;
-  half = rest >= 0x477ff000u ? 0x7c00u : half;
-  half = rest > 0x7f800000u ? 0x7e00u : half;
-  out.bits = static_cast<std::uint16_t>(sign | half);
-}
-
-// Which positions a tile holds: `count` of the grid [h, w] from flat position `first` on, in sample `n`.
+// `count` positions of the grid from flat position `first` on, in sample `n`.
 struct Span {
   std::int64_t n, first, count;
+  int blocks;  // vectors that hold them
 };
 
-// Where the positions of a span lie in an image whose h and w are `fold` times those of the grid.
+PPCMI_INLINE Span span_of(std::int64_t tile, std::int64_t area) {
+  const std::int64_t tiles = (area + kTile - 1) / kTile, first = (tile % tiles) * kTile;
+  const std::int64_t count = area - first < kTile ? area - first : kTile;
+  return {tile / tiles, first, count, static_cast<int>((count + kLanes - 1) / kLanes)};
+}
+
+// Whether the span's positions lie one after the other in every channel, and fill whole vectors.
+PPCMI_INLINE bool direct(const Image& image, const Span& span, std::int64_t grid_w, int fold) {
+  return fold == 1 && image.stride_w == 1 && (image.stride_h == grid_w || image.h == 1) && span.count % kLanes == 0;
+}
+
+PPCMI_INLINE std::int64_t start_of(const Image& image, const Span& span) {
+  return span.n * image.stride_n + span.first * image.stride_w;
+}
+
+// Offset of each position in an image whose h and w are `fold` times those of the grid.
 struct Places {
   std::int64_t offset[kTile];
-  bool contiguous;
 
-  Places(const Image& image, const Span& span, std::int64_t grid_w, int fold) {
+  PPCMI_INLINE void fill(Places& places, const Image& image, const Span& span, std::int64_t grid_w, int fold) {
     std::int64_t y = span.first / grid_w, x = span.first % grid_w;
     for (std::int64_t t = 0; t < span.count; ++t) {
-      offset[t] = span.n * image.stride_n + y * fold * image.stride_h + x * fold * image.stride_w;
+      places.offset[t] = span.n * image.stride_n + y * fold * image.stride_h + x * fold * image.stride_w;
       if (++x == grid_w) {
         x = 0;
         ++y;
       }
     }
-    contiguous = true;
-    for (std::int64_t t = 1; t < span.count; ++t) contiguous &= offset[t] == offset[0] + t;
   }
 };
 
-// Calls visit(d, delta) for every folded channel d = (c * fold + i) * fold + j (the order of pixel_unshuffle).
-template <typename Visit>
-inline void for_channels(const Image& image, int fold, Visit visit) {
-  std::int64_t d = 0;
-  for (std::int64_t c = 0; c < image.c; ++c)
-    for (int i = 0; i < fold; ++i)
-      for (int j = 0; j < fold; ++j) visit(d++, c * image.stride_c + i * image.stride_h + j * image.stride_w);
+// Staging of channels [from, end) of one of the fold^2 places within a folded position; `rows` is its first row and
+// `step` the distance of its rows. One element after the other, the vectors only for the conversion.
+template <typename T>
+void stage_scattered(const T* data, const Image& image, const Places& places, const Span& span, std::int64_t from,
+                     std::int64_t step, float* rows) {
+  for (std::int64_t c = from; c < image.c; ++c) {
+    const T* channel = data + c * image.stride_c;
+    T line[kTile] = {};
+    for (std::int64_t t = 0; t < span.count; ++t) line[t] = channel[places.offset[t]];
+    for (int b = 0; b < span.blocks; ++b) store(rows + c * step + b * kLanes, load(line + b * kLanes));
+  }
 }
 
 template <typename T>
-void load_typed(const Image& image, const Places& places, std::int64_t count, int fold, float* rows) {
-  const T* data = static_cast<const T*>(image.data);
-  if (!places.contiguous && image.stride_c == 1) {
-    for (std::int64_t t = 0; t < count; ++t) {
-      const T* here = data + places.offset[t];
-      for_channels(image, fold, [&](std::int64_t d, std::int64_t delta) { rows[d * kTile + t] = read(here[delta]); });
-    }
-    return;
+void unstage_scattered(T* data, const Image& image, const Places& places, const Span& span, std::int64_t from,
+                       std::int64_t step, const float* rows) {
+  for (std::int64_t c = from; c < image.c; ++c) {
+    T* channel = data + c * image.stride_c;
+    T line[kTile];
+    for (int b = 0; b < span.blocks; ++b) store(line + b * kLanes, load(rows + c * step + b * kLanes));
+    for (std::int64_t t = 0; t < span.count; ++t) channel[places.offset[t]] = line[t];
   }
-  for_channels(image, fold, [&](std::int64_t d, std::int64_t delta) {
-    float* row = rows + d * kTile;
-    if (places.contiguous) {
-      const T* here = data + places.offset[0] + delta;
-      for (std::int64_t t = 0; t < count; ++t) row[t] = read(here[t]);
-    } else {
-      for (std::int64_t t = 0; t < count; ++t) row[t] = read(data[places.offset[t] + delta]);
+}
+
+// Squares of kLanes channels by kLanes positions, turned in registers; the positions past the last repeat it. Returns
+// the channels done.
+template <typename T>
+std::int64_t stage_channels_last(const T* data, const Image& image, const Places& places, const Span& span,
+                                 std::int64_t step, float* rows) {
+  const std::int64_t whole = image.c / kLanes * kLanes;
+  for (int b = 0; b < span.blocks; ++b)
+    for (std::int64_t c = 0; c < whole; c += kLanes) {
+      Vec square[kLanes];
+      PPCMI_UNROLL for (int i = 0; i < kLanes; ++i) {
+        const std::int64_t t = b * kLanes + i < span.count ? b * kLanes + i : span.count - 1;
+        square[i] = load(data + places.offset[t] + c);
+      }
+      transpose(square);
+      PPCMI_UNROLL for (int i = 0; i < kLanes; ++i) store(rows + (c + i) * step + b * kLanes, square[i]);
     }
-  });
+  return whole;
 }
 
 template <typename T>
-void store_typed(const Image& image, const Places& places, std::int64_t count, int fold, const float* rows) {
-  T* data = static_cast<T*>(image.data);
-  if (!places.contiguous && image.stride_c == 1) {
-    for (std::int64_t t = 0; t < count; ++t) {
-      T* here = data + places.offset[t];
-      for_channels(image, fold, [&](std::int64_t d, std::int64_t delta) { write(here[delta], rows[d * kTile + t]); });
+std::int64_t unstage_channels_last(T* data, const Image& image, const Places& places, const Span& span,
+                                   std::int64_t step, const float* rows) {
+  const std::int64_t whole = image.c / kLanes * kLanes;
+  for (int b = 0; b < span.blocks; ++b)
+    for (std::int64_t c = 0; c < whole; c += kLanes) {
+      Vec square[kLanes];
+      PPCMI_UNROLL for (int i = 0; i < kLanes; ++i) square[i] = load(rows + (c + i) * step + b * kLanes);
+      transpose(square);
+      PPCMI_UNROLL for (int i = 0; i < kLanes; ++i) if (b * kLanes + i < span.count)
+          store(data + places.offset[b * kLanes + i] + c, square[i]);
     }
-    return;
-  }
-  for_channels(image, fold, [&](std::int64_t d, std::int64_t delta) {
-    const float* row = rows + d * kTile;
-    if (places.contiguous) {
-      T* here = data + places.offset[0] + delta;
-      for (std::int64_t t = 0; t < count; ++t) write(here[t], row[t]);
-    } else {
-      for (std::int64_t t = 0; t < count; ++t) write(data[places.offset[t] + delta], row[t]);
+  return whole;
+}
+
+// All fold^2 * image.c channels, d = (c * fold + i) * fold + j being pixel (y * fold + i, x * fold + j) of channel c.
+template <typename T>
+void stage(const Image& image, const Span& span, std::int64_t grid_w, int fold, float* rows) {
+  Places places;
+  Places::fill(places, image, span, grid_w, fold);
+  const std::int64_t step = fold * fold * kTile;
+  for (int i = 0; i < fold; ++i)
+    for (int j = 0; j < fold; ++j) {
+      const T* data = static_cast<const T*>(image.data) + i * image.stride_h + j * image.stride_w;
+      float* first = rows + (i * fold + j) * kTile;
+      const std::int64_t done = image.stride_c == 1 ? stage_channels_last(data, image, places, span, step, first) : 0;
+      stage_scattered(data, image, places, span, done, step, first);
     }
-  });
 }
 
-inline void load(const Image& image, const Span& span, std::int64_t grid_w, int fold, float* rows) {
-  const Places places(image, span, grid_w, fold);
-  switch (image.type) {
-    case Type::f32:
-      return load_typed<float>(image, places, span.count, fold, rows);
-    case Type::f16:
-      return load_typed<Half>(image, places, span.count, fold, rows);
-    case Type::bf16:
-      return load_typed<Bfloat>(image, places, span.count, fold, rows);
-  }
+template <typename T>
+void unstage(const Image& image, const Span& span, std::int64_t grid_w, int fold, const float* rows) {
+  Places places;
+  Places::fill(places, image, span, grid_w, fold);
+  const std::int64_t step = fold * fold * kTile;
+  for (int i = 0; i < fold; ++i)
+    for (int j = 0; j < fold; ++j) {
+      T* data = static_cast<T*>(image.data) + i * image.stride_h + j * image.stride_w;
+      const float* first = rows + (i * fold + j) * kTile;
+      const std::int64_t done = image.stride_c == 1 ? unstage_channels_last(data, image, places, span, step, first) : 0;
+      unstage_scattered(data, image, places, span, done, step, first);
+    }
 }
 
-inline void store(const Image& image, const Span& span, std::int64_t grid_w, int fold, const float* rows) {
-  const Places places(image, span, grid_w, fold);
-  switch (image.type) {
-    case Type::f32:
-      return store_typed<float>(image, places, span.count, fold, rows);
-    case Type::f16:
-      return store_typed<Half>(image, places, span.count, fold, rows);
-    case Type::bf16:
-      return store_typed<Bfloat>(image, places, span.count, fold, rows);
-  }
-}
-
-// Runs work(span, scratch) over all tiles of n samples of h x w positions; `scratch` has `rows` tile rows of floats.
+// Calls work with a null pointer of the image's type.
 template <typename Work>
-void for_tiles(std::int64_t n, std::int64_t h, std::int64_t w, std::int64_t rows, int threads, Work work) {
-  const std::int64_t area = h * w, tiles = (area + kTile - 1) / kTile, total = n * tiles;
-  if (n * area * rows < kParallelGrain) threads = 1;
-#pragma omp parallel num_threads(threads) if (threads > 1)
-  {
-    std::vector<float> scratch(static_cast<std::size_t>(rows * kTile), 0.0f);
-#pragma omp for schedule(static)
-    for (std::int64_t index = 0; index < total; ++index) {
-      const std::int64_t first = (index % tiles) * kTile;
-      work(Span{index / tiles, first, std::min(kTile, area - first)}, scratch.data());
-    }
+PPCMI_INLINE void with_type(Type type, const Work& work) {
+  switch (type) {
+    case Type::f32:
+      return work(static_cast<float*>(nullptr));
+    case Type::f16:
+      return work(static_cast<Half*>(nullptr));
+    case Type::bf16:
+      return work(static_cast<Bfloat*>(nullptr));
   }
 }
 
+}  // namespace PPCMI_ISA
 }  // namespace ppcmi
