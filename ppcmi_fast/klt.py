@@ -10,11 +10,10 @@ from torch import Tensor, nn
 
 from ppcmi_fast import ops
 from ppcmi_fast.ops import KltParams
+from ppcmi_fast.ops.params import MATERIAL
 
 if TYPE_CHECKING:
     from typing_extensions import Self
-
-_MATERIAL = ("matrix", "signs", "factors", "perm", "offset")
 
 
 class KeyedLatentTransform(nn.Module):
@@ -30,19 +29,26 @@ class KeyedLatentTransform(nn.Module):
     def __init__(self, params: KltParams, backend: str = "auto") -> None:
         super().__init__()
         self.mixing, self.dim, self.fold, self.backend = params.mixing, params.dim, params.fold, backend
-        for name in _MATERIAL:
+        self._made: KltParams | None = params
+        for name in MATERIAL:
             self.register_buffer(name, getattr(params, name), persistent=False)
 
     @property
     def params(self) -> KltParams:
         """The material, where the module lies."""
-        return KltParams(
-            self.mixing, self.dim, self.fold, **{name: getattr(self, name) for name in _MATERIAL}
-        )
+        material = {name: getattr(self, name) for name in MATERIAL}
+        made = self._made
+        if made is not None and all(getattr(made, name) is value for name, value in material.items()):
+            return made
+        made = KltParams(self.mixing, self.dim, self.fold, **material)
+        # Tracing puts its own tensors in place of the buffers, for as long as it lasts.
+        if not torch.compiler.is_compiling():
+            self._made = made
+        return made
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         # Follows the module to a device but keeps its precision: model.half() must not round the key.
-        for name in _MATERIAL:
+        for name in MATERIAL:
             value = getattr(self, name)
             if value is not None:
                 setattr(self, name, value.to(fn(value).device))

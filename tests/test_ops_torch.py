@@ -170,16 +170,16 @@ def test_index_out_of_range_is_caught_by_the_kernel_and_by_the_reference() -> No
 def test_missing_extension_names_the_cure(monkeypatch: pytest.MonkeyPatch) -> None:
     import sys
 
-    from ppcmi_fast.ops import library
+    from ppcmi_fast.ops import cpu
 
-    library.extension.cache_clear()
+    cpu.extension.cache_clear()
     monkeypatch.setitem(sys.modules, "ppcmi_fast._cpu", None)
     monkeypatch.delattr("ppcmi_fast._cpu", raising=False)
     try:
         with pytest.raises(RuntimeError, match=r"reinstall with `pip install \.`"):
-            library.extension()
+            cpu.extension()
     finally:
-        library.extension.cache_clear()
+        cpu.extension.cache_clear()
 
 
 def test_key_material_is_neither_printed_nor_pickled() -> None:

@@ -1,9 +1,9 @@
 // Python bindings of the CPU kernels. Pointers come as integers, so that nothing here needs torch's headers; the
-// checks are the callers' (ppcmi_fast/ops/checks.py).
+// checks are the callers' (ppcmi_fast/ops/checks.py). An image is four arguments: pointer, shape, strides, type.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
-#include <tuple>
+#include <array>
 
 #include "../kernels/cpu/dispatch.h"
 #include "../kernels/ops.h"
@@ -13,24 +13,30 @@ namespace py = pybind11;
 namespace {
 
 using Address = std::uintptr_t;
-using Four = std::tuple<std::int64_t, std::int64_t, std::int64_t, std::int64_t>;
-using ImageTuple = std::tuple<Address, Four, Four, int>;
-using MaterialTuple = std::tuple<std::int64_t, std::int64_t, std::int64_t, Address, Address, Address, Address>;
 
 template <typename T>
 T* pointer(Address address) {
   return reinterpret_cast<T*>(address);
 }
 
-ppcmi::Image image(const ImageTuple& tuple) {
-  const auto& [data, shape, strides, type] = tuple;
-  const auto [n, c, h, w] = shape;
-  const auto [sn, sc, sh, sw] = strides;
+// Four sizes out of a torch.Size or a tuple; pybind11's own conversion of sequences takes several times as long.
+std::array<std::int64_t, 4> four(const py::tuple& sizes) {
+  std::array<std::int64_t, 4> out{};
+  for (std::size_t i = 0; i < 4; ++i) {
+    out[i] = PyLong_AsLongLong(PyTuple_GetItem(sizes.ptr(), static_cast<Py_ssize_t>(i)));
+    if (out[i] == -1 && PyErr_Occurred()) throw py::error_already_set();
+  }
+  return out;
+}
+
+ppcmi::Image image(Address data, const py::tuple& shape, const py::tuple& strides, int type) {
+  const auto [n, c, h, w] = four(shape);
+  const auto [sn, sc, sh, sw] = four(strides);
   return {pointer<void>(data), n, c, h, w, sn, sc, sh, sw, static_cast<ppcmi::Type>(type)};
 }
 
-ppcmi::Material material(const MaterialTuple& tuple) {
-  const auto& [dim, rounds, odd, mix, factors, perm, offset] = tuple;
+ppcmi::Material material(std::int64_t dim, std::int64_t rounds, std::int64_t odd, Address mix, Address factors,
+                         Address perm, Address offset) {
   return {dim,
           rounds,
           odd,
@@ -40,29 +46,38 @@ ppcmi::Material material(const MaterialTuple& tuple) {
           pointer<const float>(offset)};
 }
 
-void klt(const ImageTuple& x, const ImageTuple& out, const MaterialTuple& keys, int fold, bool normalize, bool inverse,
+void klt(Address x, const py::tuple& x_shape, const py::tuple& x_strides, Address out, const py::tuple& out_shape,
+         const py::tuple& out_strides, int type, const ppcmi::Material& keys, int fold, bool normalize, bool inverse,
          int threads) {
+  const ppcmi::Image source = image(x, x_shape, x_strides, type), result = image(out, out_shape, out_strides, type);
   py::gil_scoped_release release;
-  ppcmi::klt(image(x), image(out), material(keys), fold, normalize, inverse, threads);
+  ppcmi::klt(source, result, keys, fold, normalize, inverse, threads);
 }
 
-void klt_quantize(const ImageTuple& x, const ImageTuple& codes, const MaterialTuple& keys, int fold, bool normalize,
-                  int bits, Address thresholds, int threads) {
+void klt_quantize(Address x, const py::tuple& x_shape, const py::tuple& x_strides, int type, Address out,
+                  const py::tuple& out_shape, const py::tuple& out_strides, const ppcmi::Material& keys, int fold,
+                  bool normalize, int bits, Address thresholds, int threads) {
+  const ppcmi::Image source = image(x, x_shape, x_strides, type), codes = image(out, out_shape, out_strides, 0);
   py::gil_scoped_release release;
-  ppcmi::klt_quantize(image(x), image(codes), material(keys), fold, normalize, {bits, pointer<const float>(thresholds)},
-                      threads);
+  ppcmi::klt_quantize(source, codes, keys, fold, normalize, {bits, pointer<const float>(thresholds)}, threads);
 }
 
-void klt_dequantize(const ImageTuple& codes, const ImageTuple& out, const MaterialTuple& keys, int fold, int bits,
-                    Address levels, int threads) {
+void klt_dequantize(Address codes, const py::tuple& codes_shape, const py::tuple& codes_strides, Address out,
+                    const py::tuple& out_shape, const py::tuple& out_strides, int type, const ppcmi::Material& keys,
+                    int fold, int bits, Address levels, int threads) {
+  const ppcmi::Image source = image(codes, codes_shape, codes_strides, 0);
+  const ppcmi::Image result = image(out, out_shape, out_strides, type);
   py::gil_scoped_release release;
-  ppcmi::klt_dequantize(image(codes), image(out), material(keys), fold, {bits, pointer<const float>(levels)}, threads);
+  ppcmi::klt_dequantize(source, result, keys, fold, {bits, pointer<const float>(levels)}, threads);
 }
 
-void switch_dequantize(const ImageTuple& codes, const ImageTuple& out, Address matrices, Address index, Address offsets,
-                       int bits, Address levels, int threads) {
+void switch_dequantize(Address codes, const py::tuple& codes_shape, const py::tuple& codes_strides, Address out,
+                       const py::tuple& out_shape, const py::tuple& out_strides, int type, Address matrices,
+                       Address index, Address offsets, int bits, Address levels, int threads) {
+  const ppcmi::Image source = image(codes, codes_shape, codes_strides, 0);
+  const ppcmi::Image result = image(out, out_shape, out_strides, type);
   py::gil_scoped_release release;
-  ppcmi::switch_dequantize(image(codes), image(out), pointer<const float>(matrices), pointer<const std::int64_t>(index),
+  ppcmi::switch_dequantize(source, result, pointer<const float>(matrices), pointer<const std::int64_t>(index),
                            pointer<const float>(offsets), {bits, pointer<const float>(levels)}, threads);
 }
 
@@ -70,6 +85,8 @@ void switch_dequantize(const ImageTuple& codes, const ImageTuple& out, Address m
 
 PYBIND11_MODULE(_cpu, module) {
   module.doc() = "CPU kernels of ppcmi_fast; call them through ppcmi_fast.ops";
+  // Pointers only: whoever makes one keeps the tensors alive.
+  py::class_<ppcmi::Material>(module, "Material").def(py::init(&material));
   module.def("klt", &klt);
   module.def("klt_quantize", &klt_quantize);
   module.def("klt_dequantize", &klt_dequantize);

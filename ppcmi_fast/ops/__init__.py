@@ -2,6 +2,9 @@
 
 Every op takes [N, C, H, W] in either memory format and keeps it. `backend`: "auto" and "cpu" run the C++ kernels,
 "torch" the pure-torch reference on any device; nothing falls back silently. See docs/architecture.md.
+
+A call on a plain CPU tensor that nobody traces, differentiates or intercepts goes straight to the kernels; every other
+goes through torch's dispatcher, which takes several times as long as a small call (docs/performance.md).
 """
 
 from __future__ import annotations
@@ -9,9 +12,9 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import _C, Tensor
 
-from ppcmi_fast.ops import checks, library, reference
+from ppcmi_fast.ops import checks, cpu, library, reference
 from ppcmi_fast.ops.codebook import codebook
 from ppcmi_fast.ops.params import KltParams
 
@@ -26,6 +29,21 @@ def _material(params: KltParams) -> _Material:
     mix = params.matrix if params.matrix is not None else params.signs
     assert mix is not None
     return mix, params.factors, params.perm, params.offset, params.fold
+
+
+def _direct(x: Tensor, backend: str) -> bool:
+    """Whether nobody would notice that the dispatcher is passed by."""
+    return (
+        backend in ("auto", "cpu")
+        and type(x) is Tensor
+        and x.is_cpu
+        and not torch.compiler.is_compiling()
+        and not (x.requires_grad and torch.is_grad_enabled())
+        and not _C._len_torch_dispatch_stack()
+        and not _C._is_torch_function_mode_enabled()
+        and _C._functorch.peek_interpreter_stack() is None
+        and _C._get_tracing_state() is None
+    )
 
 
 class _DifferentiableKlt(torch.autograd.Function):
@@ -110,6 +128,8 @@ def klt(
         checks.check_floats(x, params.dim, 1)
     else:
         checks.check_floats(x, params.channels, fold)
+    if _direct(x, backend):
+        return cpu.klt(x, params.cpu_handle, fold, normalize, inverse)
     checks.check_backend(backend, x.device)
     if backend == "torch":
         return reference.klt(x, params, normalize=normalize, inverse=inverse)
@@ -137,8 +157,10 @@ def klt_quantize(
     checks.check_params(params, x)
     checks.check_floats(x, params.channels, params.fold)
     checks.check_packable(params.dim, bits)
+    x = x.detach() if x.requires_grad else x
+    if _direct(x, backend):
+        return cpu.klt_quantize(x, params.cpu_handle, params.fold, bits, normalize)
     checks.check_backend(backend, x.device)
-    x = x.detach()
     if backend == "torch":
         return reference.klt_quantize(x, params, bits=bits, normalize=normalize)
     out: Tensor = torch.ops.ppcmi_fast.klt_quantize(x, *_material(params), bits, normalize)
@@ -171,6 +193,8 @@ def klt_dequantize(
     checks.check_params(params, codes, "codes")
     checks.check_codes(codes, params.dim, bits)
     checks.check_output(dtype)
+    if _direct(codes, backend):
+        return cpu.klt_dequantize(codes, params.cpu_handle, params.fold, bits, dtype)
     checks.check_backend(backend, codes.device)
     if backend == "torch":
         return reference.klt_dequantize(codes, params, bits=bits, dtype=dtype)
@@ -207,6 +231,9 @@ def switch_dequantize(
     """
     checks.check_switch(codes, matrices, index, offsets, bits)
     checks.check_output(dtype)
+    if _direct(codes, backend) and not matrices.requires_grad:
+        checks.check_index(index, matrices.shape[0])
+        return cpu.switch_dequantize(codes, matrices, index, offsets, bits, dtype)
     checks.check_backend(backend, codes.device)
     if backend == "torch":
         return reference.switch_dequantize(codes, matrices, index, offsets, bits=bits, dtype=dtype)

@@ -40,12 +40,13 @@ def check_tensor(name: str, value: object) -> None:
 
 def check_floats(x: Tensor, channels: int, fold: int, name: str = "x") -> None:
     """Raise unless x is [N, channels, H, W] of a supported float type and fold divides H and W."""
-    if x.ndim != 4 or x.dtype not in FLOATS or x.shape[1] != channels:
+    shape = x.shape
+    if len(shape) != 4 or x.dtype not in FLOATS or shape[1] != channels:
         raise ValueError(
             f"{name}: expected [N, C, H, W] float32, float16 or bfloat16 with C = {channels}"
             f" (C*fold^2 = {channels * fold * fold}), got {_describe(x)}"
         )
-    if x.shape[2] % fold or x.shape[3] % fold:
+    if fold > 1 and (shape[2] % fold or shape[3] % fold):
         raise ValueError(
             f"{name}: expected H and W that fold={fold} divides, got {_describe(x)}; pad or crop it"
         )
@@ -54,8 +55,9 @@ def check_floats(x: Tensor, channels: int, fold: int, name: str = "x") -> None:
 def check_codes(codes: Tensor, dim: int | None, bits: int) -> None:
     """Raise unless codes is uint8 [N, dim * bits / 8, H, W]."""
     check_bits(bits)
-    bad = codes.ndim != 4 or codes.dtype != torch.uint8
-    if bad or (dim is not None and codes.shape[1] * (8 // bits) != dim):
+    shape = codes.shape
+    bad = len(shape) != 4 or codes.dtype != torch.uint8
+    if bad or (dim is not None and shape[1] * (8 // bits) != dim):
         wanted = "D*bits/8" if dim is None else f"{dim * bits // 8}"
         raise ValueError(f"codes: expected [N, {wanted}, H, W] uint8 for bits={bits}, got {_describe(codes)}")
 

@@ -8,7 +8,10 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor
 
+from ppcmi_fast.ops import cpu
+
 MIXINGS = ("haar", "hadamard")
+MATERIAL = ("matrix", "signs", "factors", "perm", "offset")
 MAX_ODD_FACTOR = 63
 
 
@@ -64,9 +67,17 @@ class KltParams:
             _expect("signs", self.signs, torch.float32, (max(rounds, 1), dim))
             _expect("factors", self.factors, torch.float32, (rounds, odd, odd))
             _expect("perm", self.perm, torch.int64, (dim,))
+            if odd > MAX_ODD_FACTOR:
+                raise ValueError(
+                    f"dim: expected an odd part of at most {MAX_ODD_FACTOR}, got {dim}; use haar"
+                )
         if self.offset is not None:
             _expect("offset", self.offset, torch.float32, (dim,))
         self._check_material()
+        for name in MATERIAL:
+            value = getattr(self, name)
+            if value is not None:
+                object.__setattr__(self, name, value.contiguous())  # the kernels read material densely
 
     def _check_material(self) -> None:
         """One device, and a perm that is one: the kernels write where it points."""
@@ -88,6 +99,17 @@ class KltParams:
         return self.dim // (self.fold * self.fold)
 
     @property
+    def cpu_handle(self) -> Any:
+        """What the CPU kernels take; made once."""
+        handle = self.__dict__.get("_cpu_handle")
+        if handle is None:
+            mix = self.signs if self.matrix is None else self.matrix
+            assert mix is not None
+            handle = cpu.material(mix, self.factors, self.perm, self.offset)
+            object.__setattr__(self, "_cpu_handle", handle)
+        return handle
+
+    @property
     def device(self) -> torch.device:
         """Where the material lies."""
         tensor = self.matrix if self.mixing == "haar" else self.signs
@@ -97,9 +119,7 @@ class KltParams:
     def to(self, device: torch.device | str) -> KltParams:
         """The same material on another device."""
         moved: dict[str, Any] = {
-            name: value.to(device)
-            for name in ("matrix", "signs", "factors", "perm", "offset")
-            if (value := getattr(self, name)) is not None
+            name: value.to(device) for name in MATERIAL if (value := getattr(self, name)) is not None
         }
         return replace(self, **moved)
 

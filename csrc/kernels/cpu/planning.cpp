@@ -10,17 +10,17 @@ namespace ppcmi {
 namespace {
 
 // The log2(power) stages of a transform, radix_bits at a time from the lowest on; the last group takes the rest.
-std::vector<Step> stages(std::int64_t power, int radix_bits) {
-  std::vector<Step> steps(1);
-  for (; std::int64_t{1} << (steps.back().low + steps.back().bits) < power; ++steps.back().bits)
-    if (steps.back().bits == radix_bits) {
-      Step next;
-      next.low = steps.back().low + radix_bits;
-      steps.push_back(next);
-    }
-  std::reverse(steps.begin(), steps.end());
-  for (Step& step : steps) step.turns = 1;
-  return steps;
+void fill_stages(std::int64_t power, int radix_bits, std::vector<Step>& groups) {
+  groups.clear();
+  int low = 0;
+  do {
+    Step step;
+    step.low = low;
+    step.turns = 1;
+    while (step.bits < radix_bits && std::int64_t{1} << (low + step.bits) < power) ++step.bits;
+    groups.push_back(step);
+    low += step.bits;
+  } while (std::int64_t{1} << low < power);
 }
 
 bool joins(const Step& last, const Step& next) {
@@ -69,8 +69,7 @@ Plan Planning::plain(std::int64_t outputs, std::int64_t dim) {
 
 Plan Planning::product(std::int64_t outputs, std::int64_t dim) { return plain(outputs, dim); }
 
-void Planning::add_round(std::vector<Step> round, const float* signs, const float* factor, bool transposed,
-                         bool reversed) {
+void Planning::add_round(const float* signs, const float* factor, bool transposed, bool upwards) {
   if (factor) {
     Step step;
     step.signs[0] = signs;
@@ -79,8 +78,8 @@ void Planning::add_round(std::vector<Step> round, const float* signs, const floa
     steps_.push_back(step);
     signs = nullptr;
   }
-  if (reversed) std::reverse(round.begin(), round.end());
-  for (Step& step : round) {
+  for (std::size_t i = 0; i < groups_.size(); ++i) {
+    Step step = groups_[upwards ? i : groups_.size() - 1 - i];
     if (!steps_.empty() && joins(steps_.back(), step)) {
       steps_.back().signs[steps_.back().turns++] = signs;
     } else {
@@ -101,15 +100,15 @@ Plan Planning::mixing(const Material& m, bool inverse, bool normalize, int radix
     return plan;
   }
   const std::int64_t power = m.dim / m.odd;
-  const std::vector<Step> round = stages(power, radix_bits);
+  fill_stages(power, radix_bits, groups_);
   steps_.clear();
   for (std::int64_t i = 0; i < m.rounds; ++i) {
     // The way back ends each round with its signs: they begin the next one, and the last ones multiply the result.
     const std::int64_t r = inverse ? m.rounds - i : i;
     const float* signs = inverse && i == 0 ? nullptr : m.mix + r * m.dim;
     const float* factor = m.odd > 1 ? m.factors + (inverse ? r - 1 : r) * m.odd * m.odd : nullptr;
-    // The order alternates, so that a round can begin with the rows that the one before it ended with.
-    add_round(round, signs, factor, inverse, i % 2 == 1);
+    // The order alternates, downwards first, so that a round can begin with the rows that the one before it ended with.
+    add_round(signs, factor, inverse, i % 2 == 1);
   }
   if (steps_.back().factor) steps_.push_back(Step{});
   plan.odd = m.odd;
