@@ -123,6 +123,8 @@ def crafted(tensors: dict[str, Tensor] | None = None, **changes: str) -> bytes:
         (crafted(fields='{"note":"x"}'), r"query: expected no fields but \[\], got \['note'\]"),
         (crafted(epoch=" +0_0"), "epoch: expected a decimal number"),
         (crafted(epoch="9" * 5000), "epoch: expected a decimal number"),
+        (crafted(sender=""), r"sender: expected 1\.\.200 printable characters, got ''"),
+        (crafted(sender="a\nb"), r"sender: expected 1\.\.200 printable characters"),
         (crafted(kind="gossip"), "kind: expected one of .*, got 'gossip'"),
         (crafted({"image/04": torch.zeros(1, 1, 1, 1, dtype=torch.uint8)}), "may not travel"),
         (crafted({"image/٤": torch.zeros(1, 1, 1, 1, dtype=torch.uint8)}), "may not travel"),
@@ -240,6 +242,8 @@ def test_replies_that_do_not_fit_the_site() -> None:
         site.open_reply(reply({"mask/8": codes.float()}))
     with pytest.raises(WireError, match=r"expected mask/8 as torch.uint8 \[N, 16, h, w\] at 8 bits"):
         site.open_reply(reply({"mask/8": codes[:, :8]}))
+    with pytest.raises(WireError, match=r"got torch.uint8 \[1, 16, 0, 4\]"):
+        site.open_reply(reply({"mask/8": codes[:, :, :0]}))
     with pytest.raises(WireError, match="expected mask scales"):
         site.open_reply(reply({"mask/8": codes, "mask/16": codes.clone()}))
     with pytest.raises(WireError, match="expected finite latents"):

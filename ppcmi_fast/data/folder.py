@@ -188,8 +188,11 @@ def load_folder(root: Path, classes: int | None = None) -> Dataset:
                 f"{where}: expected an image and its mask, got {row.get('image')!r} and {row.get('mask')!r}"
             )
         site = row.get("site") or "site"
-        if "/" in site or "\\" in site or site.startswith("."):
-            raise DataError(f"{where}: expected a site name without slashes, got {site!r}; rename it")
+        if "/" in site or "\\" in site or site.startswith(".") or not site.isprintable():
+            raise DataError(
+                f"{where}: expected a site name without slashes, control characters or a dot in front, got {site!r};"
+                " rename it"
+            )
         subject = row.get("subject") or row["image"]
         records.append(Record(root / row["image"], root / row["mask"], subject, site, _spacing(row, where)))
     _check_listing(root, records)
