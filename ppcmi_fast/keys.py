@@ -27,6 +27,17 @@ SECRET_BYTES = 32
 ROLES = ("image", "mask")
 
 
+def check_federation_id(federation_id: str) -> None:
+    """Refuse a name that could not be bound to keys; '|' separates the parts of a derivation.
+
+    Raises:
+        ValueError: empty, not printable, or with '|'.
+    """
+    text = isinstance(federation_id, str) and federation_id.isprintable()
+    if not text or not federation_id or "|" in federation_id:
+        raise ValueError(f"federation_id: expected printable text without '|', got {federation_id!r}")
+
+
 class _Key:
     """32 secret bytes in a federation; never printed, pickled or copied."""
 
@@ -38,9 +49,7 @@ class _Key:
             raise ValueError(
                 f"secret: expected {SECRET_BYTES} bytes, got {got}; use {type(self).__name__}.generate"
             )
-        text = isinstance(federation_id, str) and federation_id.isprintable()
-        if not text or not federation_id or "|" in federation_id:
-            raise ValueError(f"federation_id: expected printable text without '|', got {federation_id!r}")
+        check_federation_id(federation_id)
         self._secret = secret
         self.federation_id = federation_id
 
@@ -223,6 +232,10 @@ class SwitchMatrix(NamedTuple):
 
     matrix: Tensor
     offset: Tensor | None
+
+    def __repr__(self) -> str:
+        # In trust mode "server" the matrix is the site's inverse transform.
+        return f"SwitchMatrix(dim={len(self.matrix)}, values hidden)"
 
 
 def _frames(site: KltParams, frame: KltParams | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:

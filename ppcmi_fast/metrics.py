@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ppcmi_fast.errors import ConfigError
+from ppcmi_fast.labels import check_labels
 
 MEASURES = ("dice", "hd95", "asd")
 
@@ -42,6 +43,8 @@ def _check(pred: Tensor, truth: Tensor, classes: int, spacing: Tensor | None) ->
         raise ValueError(f"pred: expected the shape of truth {list(truth.shape)}, got {list(pred.shape)}")
     if classes < 2:
         raise ValueError(f"classes: expected at least 2, got {classes}")
+    check_labels("pred", pred, classes)
+    check_labels("truth", truth, classes)
     if spacing is not None and tuple(spacing.shape) != (len(truth), 2):
         raise ValueError(f"spacing: expected [{len(truth)}, 2], got {list(spacing.shape)}")
 
@@ -50,7 +53,7 @@ def dice_scores(pred: Tensor, truth: Tensor, classes: int) -> Tensor:
     """Dice per image and foreground class, float32 [N, classes - 1]; int64 [N, H, W] in.
 
     Raises:
-        ValueError: shapes or dtypes.
+        ValueError: shapes, dtypes, or a label that is no class.
     """
     _check(pred, truth, classes, None)
     rows = []
@@ -73,7 +76,7 @@ def segmentation_scores(
         spacing: float32 [N, 2], (y, x) mm a pixel; None measures in pixels.
 
     Raises:
-        ValueError: shapes or dtypes.
+        ValueError: shapes, dtypes, or a label that is no class.
         ConfigError: MONAI is not installed.
     """
     _check(pred, truth, classes, spacing)

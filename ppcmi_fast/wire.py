@@ -50,6 +50,7 @@ _FIELDS: dict[str, frozenset[str]] = {
     "codec_fetch": frozenset({"round"}),
     "codec_relay": frozenset({"round", "images"}),
 }
+SENDER_LENGTH = 200
 _EPOCH = re.compile("0|[1-9][0-9]{0,17}")
 
 
@@ -58,7 +59,7 @@ def is_scale(text: str) -> bool:
     return re.fullmatch(_SCALE, text) is not None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Message:
     """One message: who says what in which federation and epoch."""
 
@@ -74,11 +75,24 @@ class Message:
         prefix = name + "/"
         return {int(k[len(prefix) :]): v for k, v in self.tensors.items() if k.startswith(prefix)}
 
+    def __repr__(self) -> str:
+        # Shapes only: a registration's matrices may be a site's inverse transform.
+        tensors = {name: f"{t.dtype} {list(t.shape)}" for name, t in self.tensors.items()}
+        return (
+            f"Message(kind={self.kind!r}, federation_id={self.federation_id!r}, sender={self.sender!r},"
+            f" epoch={self.epoch}, fields={self.fields}, tensors={tensors})"
+        )
+
 
 def _check_schema(message: Message) -> None:
     if message.kind not in _SCHEMAS:
         raise WireError(
             f"kind: expected one of {', '.join(KINDS)}, got {message.kind!r}; is the peer's version newer?"
+        )
+    # It becomes part of a tensor's name in codec_relay, where one odd name would spoil the message for all sites.
+    if not (0 < len(message.sender) <= SENDER_LENGTH and message.sender.isprintable()):
+        raise WireError(
+            f"sender: expected 1..{SENDER_LENGTH} printable characters, got {message.sender[:40]!r}; rename the site"
         )
     for name, tensor in message.tensors.items():
         for pattern, dtypes, rank in _SCHEMAS[message.kind]:

@@ -124,3 +124,13 @@ def test_soft_dice_of_right_and_wrong() -> None:
     right = torch.nn.functional.one_hot(masks, 2).movedim(-1, 1).float()
     assert soft_dice_loss(right, masks) < 1e-6
     assert soft_dice_loss(1 - right, masks) > 0.99
+
+
+@pytest.mark.parametrize("value", [2, -1])
+def test_soft_dice_names_a_label_that_is_no_class(value: int) -> None:
+    _, masks = discs(1)
+    masks[0, 0, 0] = value
+    with pytest.raises(
+        ValueError, match=rf"masks: expected values 0\.\.1, got {min(value, 0)}\.\.{max(value, 1)}"
+    ):
+        soft_dice_loss(torch.zeros(1, 2, 32, 32), masks)

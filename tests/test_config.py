@@ -36,6 +36,10 @@ def test_data_in_a_file_is_relative_to_the_file(tmp_path: Path) -> None:
     ("override", "message"),
     [
         ("bits_up=5", "bits_up: Input should be 2, 4, 8 or 32"),
+        ("federation_id=", "federation_id: .* expected printable text without"),
+        ("federation_id=a|b", "federation_id: .* expected printable text without"),
+        ("seed=-1", "seed: Input should be greater than or equal to 0"),
+        ("seed=3000000000", "seed: Input should be less than 2147483648"),
         ("codec.roundz=1", "codec.roundz: Extra inputs are not permitted"),
         ("size=100", r"size: expected a multiple of scale 8 x fold 1 = 8, got 100"),
         ("codec.sharing=local", r'expected trust="sites"'),
@@ -67,3 +71,13 @@ def test_missing_path_and_broken_toml(tmp_path: Path) -> None:
     broken.write_text("size = = 3")
     with pytest.raises(ConfigError, match="expected TOML"):
         RunConfig.load(broken)
+
+
+def test_classes_that_the_mixing_cannot_serve_are_named(tmp_path: Path) -> None:
+    config = RunConfig.load(tmp_path)
+    config.check_classes(4)
+    with pytest.raises(
+        ConfigError, match=r'x codec.mask_rank: expected m \* 2\^a .* got 1072; set mixing="haar"'
+    ):
+        config.check_classes(68)
+    RunConfig.load(tmp_path, ["mixing=haar"]).check_classes(68)

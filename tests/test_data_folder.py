@@ -10,8 +10,8 @@ import pytest
 import torch
 from PIL import Image
 
-from ppcmi_fast.data.arrays import Arrays, load_arrays, load_image
-from ppcmi_fast.data.folder import Dataset, Record, load_folder
+from ppcmi_fast.data.arrays import Arrays, load_arrays, load_image, load_mask
+from ppcmi_fast.data.folder import Dataset, Record, load_folder, open_grey
 from ppcmi_fast.data.splits import Split, check_disjoint, split_by_subject
 from ppcmi_fast.errors import DataError
 
@@ -113,6 +113,24 @@ DAMAGES: list[tuple[Callable[[Path], object], str]] = [
     (truncate, "expected a readable image, got a damaged file"),
     (lambda r: (r / "masks" / "a11.png").write_bytes(b"not a png"), "a11.png: expected a readable image"),
     (lambda r: edit(r, "images/a01.png", "images/a00.png"), "expected each image once, got a00.png twice"),
+    (
+        lambda r: edit(r, "images/a01.png", "images/../images/a00.png"),
+        "expected each image once, got a00.png twice",
+    ),
+    (
+        lambda r: edit(r, "masks/a01.png", "masks/a00.png"),
+        "a mask of its own for each image, got .*masks/a00.png for .*images/a00.png and .*images/a01.png; correct",
+    ),
+    (
+        lambda r: edit(r, "masks/a01.png", "images/../masks/a00.png"),
+        "a mask of its own for each image, got .*masks/a00.png for .*images/a00.png and .*images/a01.png; correct",
+    ),
+    (
+        lambda r: edit(r, ",a0,a", ",a0,a,b"),
+        "line 2: expected a field per column, got 'b' more; quote commas",
+    ),
+    (lambda r: edit(r, ",a0,a", ",   ,../b"), "a site name without slashes"),
+    (lambda r: edit(r, "masks/a00.png", "  "), "line 2: expected an image and its mask"),
     (lambda r: edit(r, ",b0,b", ",a0,b"), "expected a subject at one site, got 'a0' at 'a' and 'b'"),
     (lambda r: write_image(r / "images" / "extra.png"), "not listed: extra.png; list or remove"),
     (lambda r: edit(r, ",b0,b", ",b0,../b"), "a site name without slashes"),
@@ -144,9 +162,53 @@ def test_missing_and_empty_folders_are_named(tmp_path: Path) -> None:
 
 def test_a_mask_value_beyond_the_classes_is_named(folder: Path) -> None:
     write_mask(folder / "masks" / "a00.png", value=3)
-    with pytest.raises(DataError, match=r"a00.png: expected values 0\.\.1, got 3"):
+    with pytest.raises(DataError, match=r"a00.png: expected values 0\.\.1, got 0, 3; store class indices"):
         load_folder(folder, classes=2)
+
+
+def test_one_bit_masks_are_classes_0_and_1(folder: Path) -> None:
+    for path in (folder / "masks").iterdir():
+        with Image.open(path) as mask:
+            mask.point(lambda value: 255 * value).convert("1").save(path)
+    dataset = load_folder(folder)
+    assert dataset.classes == 2
+    assert open_grey(dataset.records[0].mask).mode == "1"
+    labels = load_mask(dataset.records[0].mask, 24)
+    assert labels.dtype == torch.int64 and labels.unique().tolist() == [0, 1]
+
+
+def test_one_bit_images_keep_black_and_white(folder: Path) -> None:
+    with Image.open(folder / "images" / "a00.png") as grey:
+        grey.convert("1").save(folder / "images" / "a00.png")
+    image, _ = load_image(folder / "images" / "a00.png", 16)
+    assert (float(image.min()), float(image.max())) == (0, 1)
+
+
+@pytest.mark.parametrize(("value", "absent"), [(255, r"1, 2, 3, 4, 5 \.\.\. 254"), (3, "2"), (2, "1")])
+def test_masks_with_gaps_need_their_classes_stated(folder: Path, value: int, absent: str) -> None:
+    for path in (folder / "masks").iterdir():
+        write_mask(path, value=1 if value == 3 and path.name != "b30.png" else value)
+    with pytest.raises(
+        DataError, match=rf"\.png: expected class indices .* got 0, {value}, and no mask has {absent}; store"
+    ):
+        load_folder(folder)
+    assert load_folder(folder, classes=value + 1).classes == value + 1
+    with pytest.raises(DataError, match=rf"expected values 0\.\.{value - 1}, got 0, {value}; store class"):
+        load_folder(folder, classes=value)
+
+
+def test_classes_may_be_spread_over_the_masks(folder: Path) -> None:
+    write_mask(folder / "masks" / "a00.png", value=2)
+    write_mask(folder / "masks" / "b00.png", value=3)
     assert load_folder(folder).classes == 4
+
+
+def test_blanks_around_fields_do_not_make_two_subjects_of_one(folder: Path) -> None:
+    edit(folder, "images/a01.png,masks/a01.png,a0,a\n", " images/a01.png,masks/a01.png , a0 ,a\t\n")
+    edit(folder, "image,mask,subject,site", "image, mask, subject ,site")
+    records = load_folder(folder).records
+    assert {record.subject for record in records} == {f"{site}{n}" for site in "ab" for n in range(4)}
+    assert {record.site for record in records} == {"a", "b"}
 
 
 def test_many_broken_files_are_listed_up_to_five(folder: Path) -> None:
@@ -172,6 +234,33 @@ def test_split_keeps_subjects_together_in_every_site(folder: Path, seed: int) ->
     again = split_by_subject(load_folder(folder).records, seed=seed)
     assert split == again
     assert set(split.to_json()["test"]) == {"a", "b"}
+
+
+def one_image_each(subjects: int) -> list[Record]:
+    return [Record(Path(f"{i}.png"), Path(f"m{i}.png"), f"s{i}", "a") for i in range(subjects)]
+
+
+FRACTIONS = [
+    (train / 20, val / 20, (20 - train - val) / 20) for train in range(1, 19) for val in range(1, 20 - train)
+]
+
+
+@pytest.mark.parametrize("subjects", [3, 4, 5, 7, 10, 23])
+def test_every_part_gets_a_subject_and_about_its_fraction(subjects: int) -> None:
+    records = one_image_each(subjects)
+    for fractions in FRACTIONS:
+        split = split_by_subject(records, fractions)
+        sizes = [len(split.train), len(split.val), len(split.test)]
+        assert min(sizes) >= 1 and sum(sizes) == subjects, fractions
+        for size, fraction in zip(sizes, fractions, strict=True):
+            # Two of the parts may take their one subject from the third.
+            assert abs(size - fraction * subjects) <= 2, (sizes, fractions)
+
+
+@pytest.mark.parametrize("fractions", [(float("nan"), 0.5, 0.5), (0.5, float("nan"), 0.5), (0.9, 0.1, 0.0)])
+def test_fractions_that_are_no_parts_are_named(fractions: tuple[float, float, float]) -> None:
+    with pytest.raises(ValueError, match="fractions: expected three positive numbers that sum to 1"):
+        split_by_subject(one_image_each(9), fractions)
 
 
 def test_a_subject_in_two_parts_is_an_error(folder: Path) -> None:

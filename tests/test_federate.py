@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +11,17 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from rich.console import Console
 
-from ppcmi_fast.data.phantom import write_phantom
-from ppcmi_fast.errors import DataError, RunError
+from ppcmi_fast.data.folder import load_folder
+from ppcmi_fast.data.phantom import PHANTOM_CLASSES, write_phantom
+from ppcmi_fast.data.splits import split_by_subject
+from ppcmi_fast.errors import ConfigError, DataError, RunError
 from ppcmi_fast.federation import codecs
 from ppcmi_fast.federation.config import RunConfig
 from ppcmi_fast.federation.predict import segment_image
-from ppcmi_fast.federation.run import federate
+from ppcmi_fast.federation.run import FederatedRun, federate
+from ppcmi_fast.federation.runfolder import RunFolder
 from ppcmi_fast.mapper import training as mapper_training
 
 SMALL = [
@@ -165,7 +170,7 @@ def test_an_interrupted_run_resumes_to_the_same_result(
 
 def _keys_of(run: Path) -> Any:
     """The keys of a finished run, in the order in which a new run draws them."""
-    order = iter([(run / "keys" / f"{name}.key").read_bytes() for name in ("site-0", "federation", "site-1")])
+    order = iter([(run / "keys" / f"{name}.key").read_bytes() for name in ("site-0", "site-1", "federation")])
     return lambda count: next(order)
 
 
@@ -197,7 +202,84 @@ def test_one_site_is_no_federation(tmp_path: Path) -> None:
     assert not (tmp_path / "run").exists()
 
 
+def test_a_site_by_the_name_of_the_common_key_is_refused(phantoms: Path, tmp_path: Path) -> None:
+    data = shutil.copytree(phantoms, tmp_path / "p")
+    manifest = (data / "manifest.csv").read_text()
+    (data / "manifest.csv").write_text(manifest.replace("site-1", "Federation"))
+    with pytest.raises(
+        DataError, match="names other than 'Federation', whose key would be that of all sites"
+    ):
+        federate(settings(data), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_phantoms_that_do_not_fit_the_settings_are_named_at_once(tmp_path: Path) -> None:
+    data = write_phantom("cardiac", tmp_path / "p", sites=2, subjects=3, slices=1, size=32)
+    phantom = ("codec.sharing=phantom", "codec.phantom=ultrasound")
+    with pytest.raises(ConfigError, match="expected at most the 2 classes of the data, got 3"):
+        federate(settings(data, *phantom), tmp_path / "run")
+    with pytest.raises(ConfigError, match=r"size: expected at least 32 .* got 16"):
+        federate(settings(data, "codec.sharing=phantom", "size=16"), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_phantoms_have_the_classes_that_are_said_of_them(tmp_path: Path) -> None:
+    for kind, classes in PHANTOM_CLASSES.items():
+        assert load_folder(write_phantom(kind, tmp_path / kind, sites=1, subjects=2)).classes == classes
+
+
+@pytest.mark.parametrize("key", ["federation", "site-0"])
+def test_a_lost_key_is_never_replaced_in_silence(run: Path, phantoms: Path, tmp_path: Path, key: str) -> None:
+    copy = shutil.copytree(run, tmp_path / "copy")
+    (copy / "keys" / f"{key}.key").unlink()
+    with pytest.raises(RunError, match=rf"{key}.key: expected the key with which this run was started"):
+        segment_image(copy, "site-0", next((phantoms / "images").iterdir()), tmp_path / "mask.png")
+    with pytest.raises(RunError, match=rf"{key}.key: expected the key with which this run was started"):
+        federate(settings(phantoms), copy, resume=True)
+    assert not (copy / "keys" / f"{key}.key").exists()
+
+
+def test_a_run_resumes_only_on_the_data_it_was_started_with(
+    phantoms: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data, out = shutil.copytree(phantoms, tmp_path / "p"), tmp_path / "run"
+    calls, whole = 0, codecs.learner_loss
+
+    def broken(*args: Any) -> torch.Tensor:
+        nonlocal calls
+        calls += 1
+        if calls == 9:
+            raise KeyboardInterrupt
+        return whole(*args)
+
+    monkeypatch.setattr(codecs, "CHECKPOINT_SECONDS", 0.0)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(codecs, "learner_loss", broken)
+        federate(settings(data), out)
+    manifest = (data / "manifest.csv").read_text()
+    (data / "manifest.csv").write_text(manifest.replace("ultrasound-1-002,", "ultrasound-1-another,"))
+    with pytest.raises(RunError, match="split.json: expected the subjects with which this run was started"):
+        federate(settings(data), out, resume=True)
+    (data / "manifest.csv").write_text(manifest)
+    for path in (data / "masks").iterdir():
+        with Image.open(path) as mask:
+            merged = np.minimum(np.asarray(mask), 1)
+        Image.fromarray(merged).save(path)
+    with pytest.raises(RunError, match="expected the codecs of these sites and classes, got others"):
+        federate(settings(data), out, resume=True)
+
+
+def test_the_budget_counts_the_steps_that_were_made(phantoms: Path, tmp_path: Path) -> None:
+    config, dataset = settings(phantoms), load_folder(phantoms)
+    folder = RunFolder.open(tmp_path / "run", config, resume=False, overwrite=False)
+    run = FederatedRun(config, folder, dataset, split_by_subject(dataset.records), Console(quiet=True))
+    codec_images = 4 * 2 * 4 * 2  # rounds, local steps, batch, sites
+    assert run._budget() == codec_images + 12 * 4
+    folder.finish("mapper", {"steps": 5})
+    assert run._budget() == codec_images + 5 * 4
+
+
 def test_bad_data_stops_before_the_run_folder_exists(phantoms: Path, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"expected values 0\.\.1, got 2"):
+    with pytest.raises(DataError, match=r"expected values 0\.\.1, got 0, 1, 2"):
         federate(settings(phantoms, "classes=2"), tmp_path / "run")
     assert not (tmp_path / "run").exists()

@@ -164,6 +164,13 @@ def test_the_secret_does_not_leak(kind: type[SiteKey], caplog: pytest.LogCapture
             call(key)
 
 
+def test_a_switch_matrix_does_not_print_its_values() -> None:
+    # Without a frame, as in trust mode "server", it is the site's inverse transform.
+    switch = switch_up(SiteKey(SECRET, "fed").klt_params("image", 4, 4, "haar"), None)
+    for text in (repr(switch), str(switch), f"{[switch]}"):
+        assert "SwitchMatrix(dim=4, values hidden)" in text and "tensor" not in text
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

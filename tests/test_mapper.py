@@ -30,6 +30,16 @@ class RandomSet:
         return {4: self.inputs[index]}, {4: self.targets[index]}, self.site[index]
 
 
+@pytest.mark.parametrize("size", [48, 80, 144])
+def test_sizes_that_the_grid_below_the_coarsest_does_not_divide(size: int) -> None:
+    mapper = LatentMapper({4: (4, 4), 16: (4, 16)}, {2: (3, 2), 8: (5, 8)}, width=4, blocks=1, context=2)
+    out = mapper({s: torch.zeros(2, 4, size // s, size // s) for s in (4, 16)})
+    assert {s: tuple(z.shape) for s, z in out.items()} == {
+        2: (2, 3, size // 2, size // 2),
+        8: (2, 5, size // 8, size // 8),
+    }
+
+
 @pytest.mark.parametrize(
     ("ins", "outs"),
     [

@@ -69,6 +69,17 @@ def test_summary_weighs_sites_alike() -> None:
     assert summary["dice"]["class"] == {"1": pytest.approx(0.5)}
 
 
+@pytest.mark.parametrize("value", [2, 255, -1])
+@pytest.mark.parametrize("name", ["pred", "truth"])
+def test_a_label_that_is_no_class_is_named(name: str, value: int) -> None:
+    maps = {"pred": square(4, 4, 8, 8), "truth": square(4, 4, 8, 8)}
+    maps[name][0, 0, 0] = value
+    message = rf"{name}: expected values 0\.\.1, got {min(value, 0)}\.\.{max(value, 1)}; store class indices"
+    for call in (segmentation_scores, dice_scores):
+        with pytest.raises(ValueError, match=message):
+            call(maps["pred"], maps["truth"], 2)
+
+
 @pytest.mark.parametrize(
     ("pred", "truth", "message"),
     [

@@ -30,7 +30,7 @@ IMPORT_SECONDS = 0.3
 LAYERS = (
     {"cli"},
     {"federation", "serve", "report", "privacy", "baselines"},
-    {"mapper", "codec", "data", "metrics", "training"},
+    {"mapper", "codec", "data", "labels", "metrics", "training"},
     {"klt", "keys", "key_schedule", "sealing", "wire"},
     {"ops"},
     {"_cpu", "_cuda"},

@@ -56,6 +56,29 @@ def test_overwrite_keeps_what_this_program_did_not_write(tmp_path: Path, config:
     assert (root / "notes.md").read_text() == "mine" and not (root / "stages.json").exists()
 
 
+def test_overwrite_leaves_no_checkpoint_behind_a_link(tmp_path: Path, config: RunConfig) -> None:
+    root, elsewhere = tmp_path / "run", tmp_path / "elsewhere"
+    folder = RunFolder.open(root, config, resume=False, overwrite=False)
+    folder.checkpoints.rmdir()
+    elsewhere.mkdir()
+    (elsewhere / "codec.safetensors").write_bytes(b"of the old run")
+    folder.checkpoints.symlink_to(elsewhere)
+    assert folder.started
+    folder = RunFolder.open(root, config, resume=False, overwrite=True)
+    assert not folder.started and list(folder.checkpoints.iterdir()) == []
+    assert (elsewhere / "codec.safetensors").exists()
+
+
+def test_a_run_goes_on_with_its_own_split_only(tmp_path: Path, config: RunConfig) -> None:
+    folder = RunFolder.open(tmp_path / "run", config, resume=False, overwrite=False)
+    split = {"train": {"a": ["s1", "s2"]}, "test": {"a": ["s3"]}}
+    folder.check_split(split)
+    folder.check_split(split)
+    with pytest.raises(RunError, match="split.json: expected the subjects with which this run was started"):
+        folder.check_split({"train": {"a": ["s1", "s3"]}, "test": {"a": ["s2"]}})
+    assert read_json(folder.root / "split.json") == split
+
+
 def test_a_config_of_another_program_is_left_alone(tmp_path: Path, config: RunConfig) -> None:
     root = tmp_path / "project"
     root.mkdir()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import struct
+from dataclasses import replace
 
 import pytest
 import torch
@@ -58,6 +59,22 @@ def test_other_version_epoch_federation_and_kind_are_named() -> None:
         wire.decode(data, "fed", 3, ("reply",))
     with pytest.raises(WireError, match="this is no message of ppcmi-fast"):
         wire.decode(b"GET / HTTP/1.1\r\nHost: example\r\nAccept: */*\r\n\r\n", "fed", 3)
+
+
+@pytest.mark.parametrize("sender", ["", "a\nb", "a" * 201, "\u202eb"])
+def test_senders_that_could_not_be_relayed_are_refused(sender: str) -> None:
+    with pytest.raises(
+        WireError, match=r"sender: expected 1\.\.200 printable characters, got .*; rename the site"
+    ):
+        wire.encode(replace(QUERY, sender=sender))
+
+
+def test_a_printed_message_shows_shapes_and_no_values() -> None:
+    text = repr(
+        Message("register", "fed", "a", 0, {"bits_up": 4}, {"up/image/4": torch.full((2, 2), 0.123456)})
+    )
+    assert "'up/image/4': 'torch.float32 [2, 2]'" in text and "'bits_up': 4" in text
+    assert "0.1234" not in text
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ppcmi_fast.codec.image import ImageCodec
 from ppcmi_fast.codec.mask import LinearMaskCodec, MaskAutoencoder
+from ppcmi_fast.labels import check_labels
 
 MaskCodec = LinearMaskCodec | MaskAutoencoder
 LatentNetwork = Callable[[dict[int, Tensor]], dict[int, Tensor]]
@@ -19,8 +20,17 @@ QUANTIZATION_NOISE = 0.1
 
 
 def soft_dice_loss(scores: Tensor, masks: Tensor) -> Tensor:
-    """1 - soft Dice over the batch, mean over foreground classes; `scores` [N, classes, H, W] in 0..1."""
+    """1 - soft Dice over the batch, mean over foreground classes.
+
+    Args:
+        scores: float [N, classes, H, W] in 0..1.
+        masks: int64 [N, H, W].
+
+    Raises:
+        ValueError: a mask value that is no class of `scores`.
+    """
     classes = scores.shape[1]
+    check_labels("masks", masks, classes)
     truth = F.one_hot(masks, classes).movedim(-1, 1)[:, 1:].to(scores.dtype)
     guess = scores[:, 1:].clamp(0, 1)
     overlap = (guess * truth).sum((0, 2, 3))

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ppcmi_fast.codec.layers import conv_norm, residual_blocks
+from ppcmi_fast.labels import check_labels
 
 
 def one_hot_foreground(masks: Tensor, classes: int) -> Tensor:
@@ -22,10 +23,7 @@ def one_hot_foreground(masks: Tensor, classes: int) -> Tensor:
         raise ValueError(
             f"masks: expected [N, H, W] int64, got {list(masks.shape)} {masks.dtype}; use masks.long()"
         )
-    if masks.numel() and not (int(masks.min()) >= 0 and int(masks.max()) < classes):
-        raise ValueError(
-            f"masks: expected values 0..{classes - 1}, got {int(masks.min())}..{int(masks.max())}"
-        )
+    check_labels("masks", masks, classes)
     values = torch.arange(1, classes, device=masks.device).view(1, -1, 1, 1)
     return (masks.unsqueeze(1) == values).float()
 

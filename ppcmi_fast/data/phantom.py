@@ -13,7 +13,10 @@ from ppcmi_fast.data.phantom_cardiac import cardiac_slice, draw_heart
 from ppcmi_fast.data.phantom_ultrasound import draw_limb, ultrasound_frame
 from ppcmi_fast.errors import DataError
 
-MODALITIES = ("cardiac", "ultrasound")
+# Classes of each kind, the background included.
+PHANTOM_CLASSES = {"cardiac": 2, "ultrasound": 3}
+MODALITIES = tuple(PHANTOM_CLASSES)
+MIN_SIZE = 32
 
 
 def write_phantom(
@@ -49,8 +52,8 @@ def write_phantom(
     for name, value in (("sites", sites), ("subjects", subjects), ("slices", slices)):
         if value < 1:
             raise ValueError(f"{name}: expected at least 1, got {value}")
-    if size < 32:
-        raise ValueError(f"size: expected at least 32 pixels, got {size}")
+    if size < MIN_SIZE:
+        raise ValueError(f"size: expected at least {MIN_SIZE} pixels, got {size}")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise DataError(f"{out}: expected a new or empty folder, got one with files; choose another")
     for folder in ("images", "masks"):

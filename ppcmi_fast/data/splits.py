@@ -45,6 +45,13 @@ def check_disjoint(split: Split) -> None:
             )
 
 
+def _held_out(subjects: int, fractions: tuple[float, float, float]) -> tuple[int, int]:
+    """Test and validation subjects of a site: rounded fractions, cut where a part would be left without any."""
+    vals = min(max(1, round(fractions[1] * subjects)), subjects - 2)
+    tests = min(max(1, round(fractions[2] * subjects)), subjects - 1 - vals)
+    return tests, vals
+
+
 def split_by_subject(
     records: Sequence[Record], fractions: tuple[float, float, float] = (0.6, 0.15, 0.25), seed: int = 0
 ) -> Split:
@@ -59,7 +66,7 @@ def split_by_subject(
         DataError: a site with fewer than 3 subjects.
         ValueError: fractions that are not positive or do not sum to 1.
     """
-    if min(fractions) <= 0 or abs(sum(fractions) - 1) > 1e-6:
+    if not (min(fractions) > 0 and abs(sum(fractions) - 1) <= 1e-6):
         raise ValueError(f"fractions: expected three positive numbers that sum to 1, got {fractions}")
     parts: dict[str, list[Record]] = {"train": [], "val": [], "test": []}
     generator = random.Random(seed)
@@ -71,9 +78,7 @@ def split_by_subject(
                 f" got {len(subjects)}; add subjects or merge sites"
             )
         generator.shuffle(subjects)
-        tests = max(1, round(fractions[2] * len(subjects)))
-        vals = max(1, round(fractions[1] * len(subjects)))
-        tests = min(tests, len(subjects) - 1 - vals)
+        tests, vals = _held_out(len(subjects), fractions)
         part_of = dict.fromkeys(subjects[:tests], "test") | dict.fromkeys(
             subjects[tests : tests + vals], "val"
         )

@@ -11,6 +11,7 @@ from torch import Tensor
 from ppcmi_fast.codec import CodecLearner
 from ppcmi_fast.data.arrays import Arrays
 from ppcmi_fast.data.augment import augment
+from ppcmi_fast.errors import RunError
 from ppcmi_fast.federation.channel import Channel
 from ppcmi_fast.federation.codecs import Participant, make_learner
 from ppcmi_fast.federation.config import RunConfig
@@ -41,32 +42,48 @@ class Federation:
         return {"up": len(query), "down": len(reply)}
 
 
-def site_key(path: Path, federation_id: str) -> SiteKey:
-    """The key in `path`, drawn and saved there on first use."""
-    if not path.exists():
-        SiteKey.generate(federation_id).save(path)
-    return SiteKey.load(path, federation_id)
-
-
-def federation_key(path: Path, federation_id: str) -> FederationKey:
-    """The federation key in `path`, drawn and saved there on first use."""
-    if not path.exists():
-        FederationKey.generate(federation_id).save(path)
-    return FederationKey.load(path, federation_id)
-
-
 def needs_federation_key(config: RunConfig) -> bool:
     """For the server's frame in mode federation, and to seal a shared codec in every mode."""
     return config.trust == "federation" or config.codec.sharing != "local"
 
 
+def draw_keys(config: RunConfig, folder: RunFolder, names: list[str]) -> None:
+    """Draw and save the keys of a run that has none.
+
+    A run with work in it keeps its keys: under a new one the mapper, trained in the old frame, would answer nonsense.
+    """
+    if folder.started:
+        return
+    kinds: dict[str, type[SiteKey | FederationKey]] = dict.fromkeys(names, SiteKey)
+    if needs_federation_key(config):
+        kinds["federation"] = FederationKey
+    for name, kind in kinds.items():
+        path = folder.keys / f"{name}.key"
+        if not path.exists():
+            kind.generate(config.federation_id).save(path)
+
+
+def _key_file(folder: RunFolder, name: str) -> Path:
+    path = folder.keys / f"{name}.key"
+    if not path.exists():
+        raise RunError(
+            f"{path}: expected the key with which this run was started, found none; put it back, or use --overwrite"
+        )
+    return path
+
+
 def make_site(config: RunConfig, folder: RunFolder, name: str, learner: CodecLearner) -> Site:
-    """A site with the keys of the run folder."""
+    """A site with the keys of the run folder.
+
+    Raises:
+        RunError: a key is missing.
+        KeyFileError: a key file is damaged or readable by others.
+    """
     shared = needs_federation_key(config)
     return Site(
         name,
-        site_key(folder.keys / f"{name}.key", config.federation_id),
-        federation_key(folder.keys / "federation.key", config.federation_id) if shared else None,
+        SiteKey.load(_key_file(folder, name), config.federation_id),
+        FederationKey.load(_key_file(folder, "federation"), config.federation_id) if shared else None,
         learner.image_codec,
         learner.mask_codec,
         federation_id=config.federation_id,

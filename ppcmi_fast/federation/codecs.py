@@ -16,6 +16,7 @@ from ppcmi_fast.data.arrays import Arrays, load_arrays
 from ppcmi_fast.data.augment import augment
 from ppcmi_fast.data.folder import load_folder
 from ppcmi_fast.data.phantom import write_phantom
+from ppcmi_fast.errors import RunError
 from ppcmi_fast.federation.channel import Channel
 from ppcmi_fast.federation.config import RunConfig
 from ppcmi_fast.federation.site import Site
@@ -115,6 +116,15 @@ class CodecRounds:
 
     def _resume(self) -> None:
         groups, self.state = load_checkpoint(self.checkpoint)
+        try:
+            self._load(groups)
+        except (KeyError, RuntimeError) as error:
+            raise RunError(
+                f"{self.checkpoint}: expected the codecs of these sites and classes, got others; put the data back, or"
+                " use --overwrite"
+            ) from error
+
+    def _load(self, groups: dict[str, dict[str, Tensor]]) -> None:
         for participant, optimizer in zip(self.participants, self.optimizers, strict=True):
             name = participant.site.name
             source = self.participants[0].site.name if self.shared else name

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from ppcmi_fast.codec.mask import check_scales
 from ppcmi_fast.errors import ConfigError
+from ppcmi_fast.keys import check_federation_id
 from ppcmi_fast.ops.params import MAX_ODD_FACTOR, odd_part
 
 if sys.version_info >= (3, 11):
@@ -95,7 +96,7 @@ class RunConfig(_Section):
     folds: tuple[int, ...] = (1, 1, 1)
     bits_up: Bits = 4
     bits_down: Bits = 4
-    seed: int = 0
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     threads: Annotated[int, Field(ge=0)] = 0
     codec: CodecConfig = CodecConfig()
     mapper: MapperConfig = MapperConfig()
@@ -105,6 +106,12 @@ class RunConfig(_Section):
     @classmethod
     def _absolute(cls, value: Path) -> Path:
         return value.expanduser().resolve()
+
+    @field_validator("federation_id")
+    @classmethod
+    def _bindable(cls, value: str) -> str:
+        check_federation_id(value)
+        return value
 
     @model_validator(mode="after")
     def _consistent(self) -> RunConfig:
@@ -153,10 +160,25 @@ class RunConfig(_Section):
         for name, dim in dims.items():
             if dim % per_byte:
                 raise ValueError(f"{name}: expected a multiple of {per_byte} at {fewest} bits, got {dim}")
-            if self.mixing == "hadamard" and (odd_part(dim) > MAX_ODD_FACTOR or odd_part(dim) == dim > 1):
-                raise ValueError(
-                    f'{name}: expected m * 2^a with odd m <= {MAX_ODD_FACTOR}, got {dim}; set mixing="haar"'
-                )
+            self._check_mixing(name, dim)
+
+    def _check_mixing(self, name: str, dim: int) -> None:
+        if self.mixing == "hadamard" and (odd_part(dim) > MAX_ODD_FACTOR or odd_part(dim) == dim > 1):
+            raise ValueError(
+                f'{name}: expected m * 2^a with odd m <= {MAX_ODD_FACTOR}, got {dim}; set mixing="haar"'
+            )
+
+    def check_classes(self, classes: int) -> None:
+        """What only the data tells: whether the keys can serve `classes` classes, background included.
+
+        Raises:
+            ConfigError: the mixing does not take that many mask latents.
+        """
+        if self.codec.mask == "linear":
+            try:
+                self._check_mixing("(classes - 1) x codec.mask_rank", (classes - 1) * self.codec.mask_rank)
+            except ValueError as error:
+                raise ConfigError(str(error)) from None
 
     @classmethod
     def build(cls, values: dict[str, Any], overrides: list[str] | None = None) -> RunConfig:

@@ -15,10 +15,11 @@ from torch import Tensor, nn
 from ppcmi_fast.baselines.unet import make_unet, predict, train_unet
 from ppcmi_fast.data.arrays import Arrays, load_arrays
 from ppcmi_fast.data.folder import Dataset, load_folder
+from ppcmi_fast.data.phantom import MIN_SIZE, PHANTOM_CLASSES
 from ppcmi_fast.data.splits import Split, split_by_subject
 from ppcmi_fast.environment import describe_environment
-from ppcmi_fast.errors import DataError
-from ppcmi_fast.federation.build import Federation, build_federation, upload_training_latents
+from ppcmi_fast.errors import ConfigError, DataError
+from ppcmi_fast.federation.build import Federation, build_federation, draw_keys, upload_training_latents
 from ppcmi_fast.federation.codecs import CodecRounds, Participant, share_phantom_codec
 from ppcmi_fast.federation.config import RunConfig
 from ppcmi_fast.federation.evaluate import measure_latency, pick_examples, predict_through_wire, score_method
@@ -50,8 +51,6 @@ class FederatedRun:
             }
             for name in names
         }
-        self.history: dict[str, list[dict[str, float]]] = {}
-        self.images_seen: dict[str, int] = {}
 
     def site_data(self, part: str) -> dict[str, Arrays]:
         """One part of every site's images."""
@@ -143,10 +142,14 @@ class FederatedRun:
         )
 
     def _budget(self) -> int:
-        """Images that our networks saw: codec batches at all the sites, and the mapper's batches of latents."""
+        """Images that our networks saw: codec batches at all the sites, and the mapper's batches of latents.
+
+        With patience the mapper may have stopped early: what counts is what it took.
+        """
         codec, mapper = self.config.codec, self.config.mapper
         codec_images = codec.rounds * codec.local_steps * codec.batch * len(self.data)
-        return codec_images + mapper.steps * mapper.batch
+        steps: int = (self.folder.done("mapper") or {}).get("steps", mapper.steps)
+        return codec_images + steps * mapper.batch
 
     def train_unet(self, name: str, train: Arrays, val: dict[str, Arrays], images: int) -> nn.Module:
         """One baseline network, by its name in stages.json."""
@@ -193,6 +196,7 @@ class FederatedRun:
 
     def execute(self) -> dict[str, Any]:
         """Do every stage that is not done, and write metrics.json, history.json and examples.npz."""
+        draw_keys(self.config, self.folder, list(self.data))
         federation = build_federation(
             self.config, self.folder, self.site_data("train"), self.site_data("val"), self.dataset.classes
         )
@@ -312,6 +316,29 @@ def check_dataset(dataset: Dataset) -> None:
             f"{dataset.root}: expected at least 2 sites in the manifest's column 'site', got {sorted(sites)};"
             " a federation needs several - split the subjects into sites there"
         )
+    # Keys lie in keys/SITE.key and keys/federation.key, also where file names ignore case.
+    taken = [site for site in sites if site.casefold() == "federation"]
+    if taken:
+        raise DataError(
+            f"{dataset.root}: expected sites by names other than {taken[0]!r}, whose key would be that of all sites;"
+            " rename it in the manifest"
+        )
+
+
+def check_phantom(config: RunConfig, classes: int) -> None:
+    """Raise ConfigError unless the phantoms, where a codec is to be trained on them, fit the data's settings."""
+    kind, found = config.codec.phantom, PHANTOM_CLASSES[config.codec.phantom]
+    if config.codec.sharing != "phantom":
+        return
+    if found > classes:
+        raise ConfigError(
+            f'codec.phantom="{kind}": expected at most the {classes} classes of the data, got {found}; choose another'
+            ' phantom, or codec.sharing="averaged"'
+        )
+    if config.size < MIN_SIZE:
+        raise ConfigError(
+            f'size: expected at least {MIN_SIZE} for codec.sharing="phantom", got {config.size}'
+        )
 
 
 def federate(
@@ -342,8 +369,10 @@ def federate(
     torch.set_num_threads(config.threads or torch.get_num_threads())
     dataset = load_folder(config.data, config.classes)
     check_dataset(dataset)
+    config.check_classes(dataset.classes)
+    check_phantom(config, dataset.classes)
     split = split_by_subject(dataset.records, seed=config.seed)
     folder = RunFolder.open(out, config, resume=resume, overwrite=overwrite)
-    write_json(folder.root / "split.json", split.to_json())
+    folder.check_split(split.to_json())
     run = FederatedRun(config, folder, dataset, split, console or Console(quiet=True))
     return run.execute()

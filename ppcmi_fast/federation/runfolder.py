@@ -109,9 +109,34 @@ class RunFolder:
     def _remove(self) -> None:
         """Delete what this program wrote here, and nothing else."""
         for name in WRITTEN_FOLDERS:
-            shutil.rmtree(self.root / name, ignore_errors=True)
+            path = self.root / name
+            # What cannot be removed must be an error: a checkpoint left behind would be resumed by the new run.
+            if path.is_symlink():
+                path.unlink()
+            elif path.exists():
+                shutil.rmtree(path)
         for name in WRITTEN_FILES:
             (self.root / name).unlink(missing_ok=True)
+
+    @property
+    def started(self) -> bool:
+        """Whether there is work that rests on this run's keys."""
+        kept = self.checkpoints.is_dir() and any(self.checkpoints.iterdir())
+        return kept or (self.root / "stages.json").exists()
+
+    def check_split(self, split: dict[str, Any]) -> None:
+        """Note who is in which part; a run that goes on must have the same subjects where they were.
+
+        Raises:
+            RunError: the data has other subjects, sites or parts than when the run was started.
+        """
+        path = self.root / "split.json"
+        if path.exists() and read_json(path) != split:
+            raise RunError(
+                f"{path}: expected the subjects with which this run was started, got others in the data folder, so a"
+                " subject already trained on could be tested on; put the data back, or use --overwrite"
+            )
+        write_json(path, split)
 
     def site(self, name: str) -> Path:
         """The folder of one site's own files."""

@@ -156,7 +156,7 @@ class Site:
         floats = self.bits_down == 32
         channels = dim if floats else dim * self.bits_down // 8
         dtype = torch.float32 if floats else torch.uint8
-        if z.shape[1] != channels or z.dtype != dtype:
+        if z.shape[1] != channels or z.dtype != dtype or 0 in z.shape[2:]:
             raise WireError(
                 f"reply: expected mask/{scale} as {dtype} [N, {channels}, h, w] at {self.bits_down} bits, got"
                 f" {z.dtype} {list(z.shape)}; register again with these bits"

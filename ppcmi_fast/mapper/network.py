@@ -100,9 +100,10 @@ class LatentMapper(nn.Module):
             if grid < self.last_grid:
                 break
             if grid != self.grids[-1]:
-                x = F.interpolate(
-                    self.up[str(grid)](x), scale_factor=2.0, mode="bilinear", align_corners=False
-                )
+                x = self.up[str(grid)](x)
+                # A grid of odd size is halved by rounding up, so twice the coarser one may be too large.
+                size = features[grid].shape[2:] if grid in features else (2 * x.shape[2], 2 * x.shape[3])
+                x = F.interpolate(x, size=size, mode="bilinear", align_corners=False)
                 x = self.up_blocks[str(grid)](x + features[grid] if grid in features else x)
             for scale, (_, out_grid) in self.out_scales.items():
                 if out_grid == grid:
