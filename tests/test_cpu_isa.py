@@ -9,10 +9,11 @@ import torch
 
 from ppcmi_fast import ops
 from ppcmi_fast.keys import SiteKey
-from ppcmi_fast.ops import cpu, reference
+from ppcmi_fast.ops import reference
+from ppcmi_fast.ops.kernels import cpu_extension
 
 KEY = SiteKey(bytes(range(32)), "tests")
-ISAS = cpu.extension().isas()
+ISAS = cpu_extension().isas()
 # Each number of stages that a step may have, alone and after others, and odd parts.
 CASES = [("hadamard", 2**power) for power in range(11)] + [
     ("hadamard", 24),
@@ -23,10 +24,10 @@ CASES = [("hadamard", 2**power) for power in range(11)] + [
 
 @pytest.fixture(params=ISAS)
 def isa(request: pytest.FixtureRequest) -> Iterator[str]:
-    before = cpu.extension().isa()
-    cpu.extension().use_isa(request.param)
+    before = cpu_extension().isa()
+    cpu_extension().use_isa(request.param)
     yield request.param
-    cpu.extension().use_isa(before)
+    cpu_extension().use_isa(before)
 
 
 @pytest.mark.parametrize(("mixing", "dim"), CASES)
@@ -96,5 +97,5 @@ def test_every_half_comes_back_as_it_was(isa: str) -> None:
 
 def test_an_unknown_instruction_set_names_those_there_are() -> None:
     with pytest.raises(ValueError, match="isa: expected one of .*portable"):
-        cpu.extension().use_isa("mmx")
-    assert cpu.extension().isa() == ISAS[0]
+        cpu_extension().use_isa("mmx")
+    assert cpu_extension().isa() == ISAS[0]

@@ -1,10 +1,10 @@
 """The keyed latent transform as torch ops: normalize + mix + permute + quantize in one pass, and the way back.
 
-Every op takes [N, C, H, W] in either memory format and keeps it. `backend`: "auto" and "cpu" run the C++ kernels,
-"torch" the pure-torch reference on any device; nothing falls back silently. See docs/architecture.md.
+Every op takes [N, C, H, W] in either memory format and keeps it. `backend`: "auto" runs the kernels of the tensor's
+device, "cpu" and "cuda" say which, "torch" the pure-torch reference on any device; nothing falls back silently.
 
-A call on a plain CPU tensor that nobody traces, differentiates or intercepts goes straight to the kernels; every other
-goes through torch's dispatcher, which takes several times as long as a small call (docs/performance.md).
+A call on a plain tensor that nobody traces, differentiates or intercepts goes straight to the kernels; every other goes
+through torch's dispatcher, which takes longer than a small call does (docs/performance.md).
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ from typing import Any
 import torch
 from torch import _C, Tensor
 
-from ppcmi_fast.ops import checks, cpu, library, reference
+from ppcmi_fast.ops import checks, library, reference
 from ppcmi_fast.ops.codebook import codebook
+from ppcmi_fast.ops.kernels import CPU, CUDA, Kernels
 from ppcmi_fast.ops.params import KltParams
 
 __all__ = ["KltParams", "codebook", "klt", "klt_dequantize", "klt_quantize", "reference", "switch_dequantize"]
@@ -31,12 +32,11 @@ def _material(params: KltParams) -> _Material:
     return mix, params.factors, params.perm, params.offset, params.fold
 
 
-def _direct(x: Tensor, backend: str) -> bool:
-    """Whether nobody would notice that the dispatcher is passed by."""
-    return (
-        backend in ("auto", "cpu")
-        and type(x) is Tensor
-        and x.is_cpu
+def _direct(x: Tensor, backend: str) -> Kernels | None:
+    """The kernels to call straight away, where nobody would notice that the dispatcher is passed by."""
+    plain = (
+        type(x) is Tensor
+        and backend != "torch"
         and not torch.compiler.is_compiling()
         and not (x.requires_grad and torch.is_grad_enabled())
         and not _C._len_torch_dispatch_stack()
@@ -44,6 +44,11 @@ def _direct(x: Tensor, backend: str) -> bool:
         and _C._functorch.peek_interpreter_stack() is None
         and _C._get_tracing_state() is None
     )
+    if not plain:
+        return None
+    if x.is_cpu and (backend == "auto" or backend == "cpu"):
+        return CPU
+    return CUDA if x.is_cuda and backend in ("auto", "cuda") else None
 
 
 class _DifferentiableKlt(torch.autograd.Function):
@@ -128,8 +133,9 @@ def klt(
         checks.check_floats(x, params.dim, 1)
     else:
         checks.check_floats(x, params.channels, fold)
-    if _direct(x, backend):
-        return cpu.klt(x, params.cpu_handle, fold, normalize, inverse)
+    kernels = _direct(x, backend)
+    if kernels is not None:
+        return kernels.klt(x, params.handle, fold, normalize, inverse)
     checks.check_backend(backend, x.device)
     if backend == "torch":
         return reference.klt(x, params, normalize=normalize, inverse=inverse)
@@ -158,8 +164,9 @@ def klt_quantize(
     checks.check_floats(x, params.channels, params.fold)
     checks.check_packable(params.dim, bits)
     x = x.detach() if x.requires_grad else x
-    if _direct(x, backend):
-        return cpu.klt_quantize(x, params.cpu_handle, params.fold, bits, normalize)
+    kernels = _direct(x, backend)
+    if kernels is not None:
+        return kernels.klt_quantize(x, params.handle, params.fold, bits, normalize)
     checks.check_backend(backend, x.device)
     if backend == "torch":
         return reference.klt_quantize(x, params, bits=bits, normalize=normalize)
@@ -193,8 +200,9 @@ def klt_dequantize(
     checks.check_params(params, codes, "codes")
     checks.check_codes(codes, params.dim, bits)
     checks.check_output(dtype)
-    if _direct(codes, backend):
-        return cpu.klt_dequantize(codes, params.cpu_handle, params.fold, bits, dtype)
+    kernels = _direct(codes, backend)
+    if kernels is not None:
+        return kernels.klt_dequantize(codes, params.handle, params.fold, bits, dtype)
     checks.check_backend(backend, codes.device)
     if backend == "torch":
         return reference.klt_dequantize(codes, params, bits=bits, dtype=dtype)
@@ -231,9 +239,10 @@ def switch_dequantize(
     """
     checks.check_switch(codes, matrices, index, offsets, bits)
     checks.check_output(dtype)
-    if _direct(codes, backend) and not matrices.requires_grad:
+    kernels = _direct(codes, backend)
+    if kernels is not None and not matrices.requires_grad:
         checks.check_index(index, matrices.shape[0])
-        return cpu.switch_dequantize(codes, matrices, index, offsets, bits, dtype)
+        return kernels.switch_dequantize(codes, matrices, index, offsets, bits, dtype)
     checks.check_backend(backend, codes.device)
     if backend == "torch":
         return reference.switch_dequantize(codes, matrices, index, offsets, bits=bits, dtype=dtype)

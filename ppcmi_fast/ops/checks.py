@@ -22,13 +22,11 @@ def check_backend(backend: str, device: torch.device) -> None:
         raise ValueError(f"backend: expected one of {BACKENDS}, got {backend!r}")
     if backend == "torch":
         return
-    if backend == "cuda" or (backend == "auto" and device.type == "cuda"):
-        raise RuntimeError(
-            'backend: this build has no CUDA kernels; use backend="torch" or tensors on the cpu'
-        )
-    if device.type != "cpu":
+    wanted = device.type if backend == "auto" else backend
+    if device.type not in ("cpu", "cuda") or device.type != wanted:
+        place = "the cpu or a CUDA device" if backend == "auto" else f"a {backend} device"
         raise ValueError(
-            f'backend: expected a tensor on the cpu for backend={backend!r}, got {device}; use backend="torch"'
+            f'backend: expected a tensor on {place} for backend={backend!r}, got {device}; use backend="torch"'
         )
 
 

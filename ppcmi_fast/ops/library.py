@@ -10,11 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ppcmi_fast.ops import cpu
 from ppcmi_fast.ops.checks import check_index
+from ppcmi_fast.ops.kernels import KERNELS, empty
 from ppcmi_fast.ops.params import MAX_ODD_FACTOR
 
 _MATERIAL = "Tensor mix, Tensor? factors, Tensor? perm, Tensor? offset, int fold"
+
+DEVICES = ("cpu", "cuda")
 
 LIBRARY = torch.library.Library("ppcmi_fast", "DEF")
 LIBRARY.define(f"klt(Tensor x, {_MATERIAL}, bool normalize, bool inverse) -> Tensor")
@@ -47,40 +49,40 @@ class _Material:
         check_material(dim, mix, factors, perm)
         self.mix = mix.contiguous()
         self.rest = [None if t is None else t.contiguous() for t in (factors, perm, offset)]
-        self.handle = cpu.material(self.mix, *self.rest)
+        self.handle = KERNELS[mix.device.type].material(self.mix, *self.rest)
 
 
-@torch.library.impl(LIBRARY, "klt", "CPU")
+@torch.library.impl("ppcmi_fast::klt", DEVICES, lib=LIBRARY)
 def _klt(
     x: Tensor, mix: Tensor, factors: Any, perm: Any, offset: Any, fold: int, normalize: bool, inverse: bool
 ) -> Tensor:
     dim = x.shape[1] if inverse else x.shape[1] * fold * fold
     material = _Material(dim, mix, factors, perm, offset)
-    return cpu.klt(x, material.handle, fold, normalize, inverse)
+    return KERNELS[x.device.type].klt(x, material.handle, fold, normalize, inverse)
 
 
-@torch.library.impl(LIBRARY, "klt_quantize", "CPU")
+@torch.library.impl("ppcmi_fast::klt_quantize", DEVICES, lib=LIBRARY)
 def _klt_quantize(
     x: Tensor, mix: Tensor, factors: Any, perm: Any, offset: Any, fold: int, bits: int, normalize: bool
 ) -> Tensor:
     material = _Material(x.shape[1] * fold * fold, mix, factors, perm, offset)
-    return cpu.klt_quantize(x, material.handle, fold, bits, normalize)
+    return KERNELS[x.device.type].klt_quantize(x, material.handle, fold, bits, normalize)
 
 
-@torch.library.impl(LIBRARY, "klt_dequantize", "CPU")
+@torch.library.impl("ppcmi_fast::klt_dequantize", DEVICES, lib=LIBRARY)
 def _klt_dequantize(
     codes: Tensor, mix: Tensor, factors: Any, perm: Any, offset: Any, fold: int, bits: int, dtype: torch.dtype
 ) -> Tensor:
     material = _Material(codes.shape[1] * 8 // bits, mix, factors, perm, offset)
-    return cpu.klt_dequantize(codes, material.handle, fold, bits, dtype)
+    return KERNELS[codes.device.type].klt_dequantize(codes, material.handle, fold, bits, dtype)
 
 
-@torch.library.impl(LIBRARY, "switch_dequantize", "CPU")
+@torch.library.impl("ppcmi_fast::switch_dequantize", DEVICES, lib=LIBRARY)
 def _switch_dequantize(
     codes: Tensor, matrices: Tensor, index: Any, offsets: Any, bits: int, dtype: torch.dtype
 ) -> Tensor:
     check_index(index, matrices.shape[0])
-    return cpu.switch_dequantize(codes, matrices, index, offsets, bits, dtype)
+    return KERNELS[codes.device.type].switch_dequantize(codes, matrices, index, offsets, bits, dtype)
 
 
 @torch.library.register_fake("ppcmi_fast::klt", lib=LIBRARY)
@@ -90,8 +92,8 @@ def _klt_fake(
     _, c, h, w = x.shape
     area = fold * fold
     if inverse:
-        return cpu.empty(x, c // area, h * fold, w * fold, x.dtype)
-    return cpu.empty(x, c * area, h // fold, w // fold, x.dtype)
+        return empty(x, c // area, h * fold, w * fold, x.dtype)
+    return empty(x, c * area, h // fold, w // fold, x.dtype)
 
 
 @torch.library.register_fake("ppcmi_fast::klt_quantize", lib=LIBRARY)
@@ -99,7 +101,7 @@ def _klt_quantize_fake(
     x: Tensor, mix: Tensor, factors: Any, perm: Any, offset: Any, fold: int, bits: int, normalize: bool
 ) -> Tensor:
     _, c, h, w = x.shape
-    return cpu.empty(x, c * fold * fold * bits // 8, h // fold, w // fold, torch.uint8)
+    return empty(x, c * fold * fold * bits // 8, h // fold, w // fold, torch.uint8)
 
 
 @torch.library.register_fake("ppcmi_fast::klt_dequantize", lib=LIBRARY)
@@ -107,11 +109,11 @@ def _klt_dequantize_fake(
     codes: Tensor, mix: Tensor, factors: Any, perm: Any, offset: Any, fold: int, bits: int, dtype: torch.dtype
 ) -> Tensor:
     _, c, h, w = codes.shape
-    return cpu.empty(codes, c * 8 // bits // (fold * fold), h * fold, w * fold, dtype)
+    return empty(codes, c * 8 // bits // (fold * fold), h * fold, w * fold, dtype)
 
 
 @torch.library.register_fake("ppcmi_fast::switch_dequantize", lib=LIBRARY)
 def _switch_dequantize_fake(
     codes: Tensor, matrices: Tensor, index: Any, offsets: Any, bits: int, dtype: torch.dtype
 ) -> Tensor:
-    return cpu.empty(codes, matrices.shape[-2], codes.shape[2], codes.shape[3], dtype)
+    return empty(codes, matrices.shape[-2], codes.shape[2], codes.shape[3], dtype)

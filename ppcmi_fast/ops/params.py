@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor
 
-from ppcmi_fast.ops import cpu
+from ppcmi_fast.ops.kernels import KERNELS
 
 MIXINGS = ("haar", "hadamard")
 MATERIAL = ("matrix", "signs", "factors", "perm", "offset")
@@ -99,14 +99,14 @@ class KltParams:
         return self.dim // (self.fold * self.fold)
 
     @property
-    def cpu_handle(self) -> Any:
-        """What the CPU kernels take; made once."""
-        handle = self.__dict__.get("_cpu_handle")
+    def handle(self) -> Any:
+        """What the kernels of the material's device take; made once."""
+        handle = self.__dict__.get("_handle")
         if handle is None:
             mix = self.signs if self.matrix is None else self.matrix
             assert mix is not None
-            handle = cpu.material(mix, self.factors, self.perm, self.offset)
-            object.__setattr__(self, "_cpu_handle", handle)
+            handle = KERNELS[self.device.type].material(mix, self.factors, self.perm, self.offset)
+            object.__setattr__(self, "_handle", handle)
         return handle
 
     @property

@@ -49,7 +49,7 @@ void klt_dequantize(const Image& codes, const Image& out, const Material& materi
   call.result = out;
   call.result_fold = fold;
   call.plan = planning().mixing(material, true, false, run.radix_bits);
-  call.levels = plan_levels(levels);
+  call.levels = make_levels(levels);
   for_tiles(run.klt_dequantize, call, codes.n, codes.h * codes.w, material.dim, threads);
 }
 
@@ -60,7 +60,7 @@ void switch_dequantize(const Image& codes, const Image& out, const float* matric
   call.source = codes;
   call.result = out;
   call.plan = planning().product(out.c, dim);
-  call.levels = plan_levels(levels);
+  call.levels = make_levels(levels);
   call.matrices = matrices;
   call.index = index;
   call.offsets = offsets;

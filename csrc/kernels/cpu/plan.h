@@ -1,22 +1,13 @@
 // What a call does, worked out once before its tiles: plain data for the kernels of every instruction set.
 #pragma once
 
-#include "../ops.h"
+#include "../codebooks.h"
+#include "../steps.h"
 
 namespace ppcmi {
 
 constexpr std::int64_t kTile = 64;  // positions; 16 of them took up to 3.3 times as long (a cache line a row, and TLB)
 constexpr std::int64_t kMaxOdd = 63;  // of a structured mixing; checked where the material is made
-
-// One pass over a tile's rows. Butterflies: radix 2^bits on rows 2^low apart, row d first multiplied by signs[0][d]
-// (null: not); with two turns, without signs[0], again after signs[1]. Factor (not null): mixes the `odd` runs of rows
-// by it or its transpose after signs[0].
-struct Step {
-  int low = 0, bits = 0, turns = 0;
-  const float* signs[2] = {};
-  const float* factor = nullptr;
-  bool transposed = false;
-};
 
 // Mixing of `dim` rows by steps, or without any by the product with `matrix` [outputs, dim] (or its transpose).
 // The last step, which is one of butterflies, writes the result.
@@ -33,22 +24,6 @@ struct Plan {
   const float* result_offset;        // forward: [outputs], added to the result's rows
   float scale;                       // forward: of the result, before the offset
   bool normalize;                    // divide by the root mean square of the source's vector
-};
-
-// Bytes from the values of a result: cell = floor(value * inverse_step + 128) within 0..255, then table[cell].
-struct Cells {
-  int bits;
-  float inverse_step;
-  std::uint8_t table[256];
-  // The same for sixteen cells at a time, where at most two codes end: code = base[cell / 16] + how many of
-  // below[0..1][cell / 16] are less than the cell (255: no code ends there).
-  std::uint8_t base[16], below[2][16];
-};
-
-struct Levels {
-  int bits;
-  float table[16];    // bits < 8, repeated to fill
-  float first, step;  // 8 bits: level = first + code * step
 };
 
 // Scratch of one thread.

@@ -20,13 +20,10 @@ class Planning {
 
  private:
   Plan plain(std::int64_t outputs, std::int64_t dim);
-  void add_round(const float* signs, const float* factor, bool transposed, bool upwards);
 
-  std::vector<Step> groups_, steps_;
+  std::vector<Step> steps_;
   std::vector<std::int32_t> identity_, place_;
   std::vector<float> zeros_, ones_, factors_, offset_;
 };
-
-Levels plan_levels(const Codebook& levels);
 
 }  // namespace ppcmi
