@@ -1,7 +1,9 @@
 #include "shim.h"
 
 #include <algorithm>
+#include <cstring>
 #include <exception>
+#include <functional>
 #include <memory>
 #include <mutex>
 #include <numeric>
@@ -10,6 +12,7 @@
 #include <stdexcept>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "fiber.h"
@@ -78,9 +81,11 @@ std::string text(const Collective& call) {
   return out.str();
 }
 
+bool same_text(const char* a, const char* b) { return a == b || std::strcmp(a, b) == 0; }
+
 bool same_call(const Collective& a, const Collective& b) {
-  return a.mask == b.mask && a.site.line == b.site.line && std::string_view(a.name) == b.name &&
-         std::string_view(a.site.file) == b.site.file;
+  return a.mask == b.mask && a.site.line == b.site.line && same_text(a.name, b.name) &&
+         same_text(a.site.file, b.site.file);
 }
 
 std::size_t volume(const dim3& size) { return std::size_t{size.x} * size.y * size.z; }
@@ -114,7 +119,6 @@ struct Thread {
   Fiber* fiber;
   State state = State::fresh;
   Collective call{};  // what a waiting thread waits at; __syncthreads has mask 0
-  int words = 0;
   const std::uint32_t* mine = nullptr;
   std::uint32_t* gathered = nullptr;
 
@@ -184,11 +188,11 @@ class Block {
                                ", which the mask does not name; the mask has to name every lane that makes the call");
     }
     current_->call = call;
-    current_->words = words;
     current_->mine = mine;
     current_->gathered = gathered;
     current_->state = State::waiting;
-    complete_if_all_arrived(warps_[number_of(*current_) / kWarpSize], call);
+    Warp& warp = warps_[number_of(*current_) / kWarpSize];
+    if (all_arrived(warp, call)) complete(warp, call, words);
     pause();
   }
 
@@ -269,25 +273,32 @@ class Block {
     return true;
   }
 
-  // The last lane to arrive hands out everyone's words, and takes its turn again: it has no right to go on first.
-  void complete_if_all_arrived(Warp& warp, const Collective& call) {
-    std::vector<std::size_t> lanes;
+  bool all_arrived(const Warp& warp, const Collective& call) const {
     for (std::size_t lane = 0; lane < kWarpSize; ++lane) {
       if ((call.mask >> lane & 1) == 0) continue;
-      if (lane >= warp.count || !threads_[warp.first + lane].waits_at(call)) return;
-      lanes.push_back(lane);
+      if (lane >= warp.count || !threads_[warp.first + lane].waits_at(call)) return false;
     }
-    const std::size_t bytes = static_cast<std::size_t>(current_->words) * sizeof(std::uint32_t);
-    if (bytes > 0) {
-      std::vector<unsigned char> gathered(kWarpSize * bytes, kPoison);
-      for (const std::size_t lane : lanes) {
-        std::memcpy(gathered.data() + lane * bytes, threads_[warp.first + lane].mine, bytes);
+    return true;
+  }
+
+  // Every lane takes its turn again after it, the last to arrive as well: that gives it no right to go on first.
+  void complete(Warp& warp, const Collective& call, int words) {
+    const std::size_t bytes = static_cast<std::size_t>(words) * sizeof(std::uint32_t);
+    gathered_.assign(kWarpSize * bytes, kPoison);
+    const auto for_each_lane = [&](auto action) {
+      for (std::size_t lane = 0; lane < kWarpSize; ++lane) {
+        if (call.mask >> lane & 1) action(lane, threads_[warp.first + lane]);
       }
-      for (const std::size_t lane : lanes) {
-        std::memcpy(threads_[warp.first + lane].gathered, gathered.data(), gathered.size());
-      }
+    };
+    if (words > 0) {
+      for_each_lane([&](std::size_t lane, const Thread& thread) {
+        std::memcpy(gathered_.data() + lane * bytes, thread.mine, bytes);
+      });
+      for_each_lane([&](std::size_t, const Thread& thread) {
+        std::memcpy(thread.gathered, gathered_.data(), gathered_.size());
+      });
     }
-    for (const std::size_t lane : lanes) make_ready(warp, lane);
+    for_each_lane([&](std::size_t lane, const Thread&) { make_ready(warp, lane); });
     reorder(warp);
   }
 
@@ -333,6 +344,7 @@ class Block {
   Sequence warp_order_;
   std::vector<Thread> threads_;
   std::vector<Warp> warps_;
+  std::vector<unsigned char> gathered_;  // kept to spare an allocation a collective
   Thread* current_ = nullptr;
   std::exception_ptr failure_;
 };
