@@ -1,50 +1,14 @@
-// Python bindings of the CPU kernels. Pointers come as integers, so that nothing here needs torch's headers; the
-// checks are the callers' (ppcmi_fast/ops/checks.py). An image is four arguments: pointer, shape, strides, type.
-#include <pybind11/pybind11.h>
+// Python bindings of the CPU kernels. An image is four arguments: pointer, shape, strides, type.
 #include <pybind11/stl.h>
 
-#include <array>
-
 #include "../kernels/cpu/dispatch.h"
-#include "../kernels/ops.h"
+#include "arguments.h"
 
 namespace py = pybind11;
 
 namespace {
 
-using Address = std::uintptr_t;
-
-template <typename T>
-T* pointer(Address address) {
-  return reinterpret_cast<T*>(address);
-}
-
-// Four sizes out of a torch.Size or a tuple; pybind11's own conversion of sequences takes several times as long.
-std::array<std::int64_t, 4> four(const py::tuple& sizes) {
-  std::array<std::int64_t, 4> out{};
-  for (std::size_t i = 0; i < 4; ++i) {
-    out[i] = PyLong_AsLongLong(PyTuple_GetItem(sizes.ptr(), static_cast<Py_ssize_t>(i)));
-    if (out[i] == -1 && PyErr_Occurred()) throw py::error_already_set();
-  }
-  return out;
-}
-
-ppcmi::Image image(Address data, const py::tuple& shape, const py::tuple& strides, int type) {
-  const auto [n, c, h, w] = four(shape);
-  const auto [sn, sc, sh, sw] = four(strides);
-  return {pointer<void>(data), n, c, h, w, sn, sc, sh, sw, static_cast<ppcmi::Type>(type)};
-}
-
-ppcmi::Material material(std::int64_t dim, std::int64_t rounds, std::int64_t odd, Address mix, Address factors,
-                         Address perm, Address offset) {
-  return {dim,
-          rounds,
-          odd,
-          pointer<const float>(mix),
-          pointer<const float>(factors),
-          pointer<const std::int64_t>(perm),
-          pointer<const float>(offset)};
-}
+using namespace ppcmi::bindings;
 
 void klt(Address x, const py::tuple& x_shape, const py::tuple& x_strides, Address out, const py::tuple& out_shape,
          const py::tuple& out_strides, int type, const ppcmi::Material& keys, int fold, bool normalize, bool inverse,
@@ -73,12 +37,14 @@ void klt_dequantize(Address codes, const py::tuple& codes_shape, const py::tuple
 
 void switch_dequantize(Address codes, const py::tuple& codes_shape, const py::tuple& codes_strides, Address out,
                        const py::tuple& out_shape, const py::tuple& out_strides, int type, Address matrices,
-                       Address index, Address offsets, int bits, Address levels, int threads) {
+                       std::int64_t count, Address index, Address offsets, int bits, Address levels, int threads) {
   const ppcmi::Image source = image(codes, codes_shape, codes_strides, 0);
   const ppcmi::Image result = image(out, out_shape, out_strides, type);
   py::gil_scoped_release release;
-  ppcmi::switch_dequantize(source, result, pointer<const float>(matrices), pointer<const std::int64_t>(index),
-                           pointer<const float>(offsets), {bits, pointer<const float>(levels)}, threads);
+  ppcmi::switch_dequantize(
+      source, result,
+      {pointer<const float>(matrices), count, pointer<const std::int64_t>(index), pointer<const float>(offsets)},
+      {bits, pointer<const float>(levels)}, threads);
 }
 
 }  // namespace
@@ -86,7 +52,7 @@ void switch_dequantize(Address codes, const py::tuple& codes_shape, const py::tu
 PYBIND11_MODULE(_cpu, module) {
   module.doc() = "CPU kernels of ppcmi_fast; call them through ppcmi_fast.ops";
   // Pointers only: whoever makes one keeps the tensors alive.
-  py::class_<ppcmi::Material>(module, "Material").def(py::init(&material));
+  py::class_<ppcmi::Material>(module, "Material", py::module_local()).def(py::init(&material));
   module.def("klt", &klt);
   module.def("klt_quantize", &klt_quantize);
   module.def("klt_dequantize", &klt_dequantize);

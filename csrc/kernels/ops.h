@@ -25,6 +25,16 @@ struct Material {
   const float* offset;
 };
 
+// data [count, out.c, dim]; index [n] picks one a sample (null: the first for all); offsets [count, out.c] or null.
+// On the CPU callers have checked the indices; on a CUDA device, where looking at them would mean waiting, one that is
+// out of range makes its sample NaN.
+struct Matrices {
+  const float* data;
+  std::int64_t count;
+  const std::int64_t* index;
+  const float* offsets;
+};
+
 // Thresholds [2^bits - 1] to quantize, levels [2^bits] to dequantize. At 8 bits both are evenly spaced; below, the
 // thresholds are multiples of 1 / kCellsPerUnit within -128 / kCellsPerUnit .. 127 / kCellsPerUnit, so that a value's
 // cell of that width tells its code without a search.
@@ -44,8 +54,7 @@ void klt_quantize(const Image& x, const Image& codes, const Material& material, 
 void klt_dequantize(const Image& codes, const Image& out, const Material& material, int fold, const Codebook& levels,
                     int threads);
 
-// matrices [k, out.c, dim]; index [n] picks one a sample (null: the first for all); offsets [k, out.c] or null.
-void switch_dequantize(const Image& codes, const Image& out, const float* matrices, const std::int64_t* index,
-                       const float* offsets, const Codebook& levels, int threads);
+void switch_dequantize(const Image& codes, const Image& out, const Matrices& matrices, const Codebook& levels,
+                       int threads);
 
 }  // namespace ppcmi

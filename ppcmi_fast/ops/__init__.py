@@ -16,7 +16,7 @@ from torch import _C, Tensor
 
 from ppcmi_fast.ops import checks, library, reference
 from ppcmi_fast.ops.codebook import codebook
-from ppcmi_fast.ops.kernels import CPU, CUDA, Kernels
+from ppcmi_fast.ops.kernels import KERNELS, Kernels
 from ppcmi_fast.ops.params import KltParams
 
 __all__ = ["KltParams", "codebook", "klt", "klt_dequantize", "klt_quantize", "reference", "switch_dequantize"]
@@ -46,9 +46,8 @@ def _direct(x: Tensor, backend: str) -> Kernels | None:
     )
     if not plain:
         return None
-    if x.is_cpu and (backend == "auto" or backend == "cpu"):
-        return CPU
-    return CUDA if x.is_cuda and backend in ("auto", "cuda") else None
+    device = "cpu" if x.is_cpu else x.device.type
+    return KERNELS.get(device) if backend in ("auto", device) else None
 
 
 class _DifferentiableKlt(torch.autograd.Function):
@@ -225,7 +224,8 @@ def switch_dequantize(
     Args:
         codes: uint8 [N, D * bits / 8, H, W].
         matrices: float32 [K, Dout, D] with `index`, or [Dout, D] for all samples.
-        index: int64 [N] in 0..K-1, the matrix of each sample.
+        index: int64 [N] in 0..K-1, the matrix of each sample. On a CUDA device its values are not looked at before
+            the work starts, which would wait for the stream; there one out of range makes its sample NaN.
         offsets: float32 [K, Dout] or [Dout], added after the product.
         bits: 2, 4 or 8.
         dtype: float32, float16 or bfloat16.
@@ -241,7 +241,8 @@ def switch_dequantize(
     checks.check_output(dtype)
     kernels = _direct(codes, backend)
     if kernels is not None and not matrices.requires_grad:
-        checks.check_index(index, matrices.shape[0])
+        if codes.is_cpu:
+            checks.check_index(index, matrices.shape[0])
         return kernels.switch_dequantize(codes, matrices, index, offsets, bits, dtype)
     checks.check_backend(backend, codes.device)
     if backend == "torch":

@@ -172,7 +172,7 @@ class Kernels:
         bits: int,
         dtype: torch.dtype,
     ) -> Tensor:
-        """`ops.switch_dequantize`; every index must be one of a matrix."""
+        """`ops.switch_dequantize`; on a CPU every index must be one of a matrix."""
         matrices = matrices.contiguous()
         index = None if index is None else index.contiguous()
         offsets = None if offsets is None else offsets.contiguous()
@@ -186,6 +186,7 @@ class Kernels:
             out.stride(),
             TYPE_CODES[dtype],
             matrices.data_ptr(),
+            1 if index is None else matrices.shape[0],
             0 if index is None else index.data_ptr(),
             0 if offsets is None else offsets.data_ptr(),
             bits,
@@ -200,6 +201,7 @@ def _device_and_stream(x: Tensor) -> tuple[int, int]:
     return index, torch.cuda.current_stream(index).cuda_stream
 
 
-CPU = Kernels(cpu_extension, lambda x: (torch.get_num_threads(),))
-CUDA = Kernels(cuda_extension, _device_and_stream)
-KERNELS = {"cpu": CPU, "cuda": CUDA}
+KERNELS = {
+    "cpu": Kernels(cpu_extension, lambda x: (torch.get_num_threads(),)),
+    "cuda": Kernels(cuda_extension, _device_and_stream),
+}

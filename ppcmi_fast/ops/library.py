@@ -1,4 +1,4 @@
-"""Registration of the torch ops: schemas, the CPU kernels behind them, and fake implementations.
+"""Registration of the torch ops: schemas, the kernels behind them, and fake implementations.
 
 The kernels get pointers and strides and link no torch, so one build serves every torch version.
 """
@@ -81,7 +81,8 @@ def _klt_dequantize(
 def _switch_dequantize(
     codes: Tensor, matrices: Tensor, index: Any, offsets: Any, bits: int, dtype: torch.dtype
 ) -> Tensor:
-    check_index(index, matrices.shape[0])
+    if codes.is_cpu:
+        check_index(index, matrices.shape[0])
     return KERNELS[codes.device.type].switch_dequantize(codes, matrices, index, offsets, bits, dtype)
 
 

@@ -53,8 +53,8 @@ void klt_dequantize(const Image& codes, const Image& out, const Material& materi
   for_tiles(run.klt_dequantize, call, codes.n, codes.h * codes.w, material.dim, threads);
 }
 
-void switch_dequantize(const Image& codes, const Image& out, const float* matrices, const std::int64_t* index,
-                       const float* offsets, const Codebook& levels, int threads) {
+void switch_dequantize(const Image& codes, const Image& out, const Matrices& matrices, const Codebook& levels,
+                       int threads) {
   const std::int64_t dim = codes.c * (8 / levels.bits);
   Call call{};
   call.source = codes;
@@ -62,8 +62,6 @@ void switch_dequantize(const Image& codes, const Image& out, const float* matric
   call.plan = planning().product(out.c, dim);
   call.levels = make_levels(levels);
   call.matrices = matrices;
-  call.index = index;
-  call.offsets = offsets;
   for_tiles(kernels().switch_dequantize, call, codes.n, codes.h * codes.w, std::max(dim, out.c), threads);
 }
 

@@ -41,9 +41,7 @@ struct Call {
   Plan plan;
   Cells cells;
   Levels levels;
-  const float* matrices = nullptr;
-  const std::int64_t* index = nullptr;
-  const float* offsets = nullptr;
+  Matrices matrices{};
 };
 
 }  // namespace ppcmi

@@ -15,9 +15,9 @@ void switch_dequantize(const Call& call, const Scratch& scratch, std::int64_t fi
   for (std::int64_t tile = first; tile < last; ++tile) {
     const Span span = span_of(tile, grid.h * grid.w);
     Plan plan = call.plan;
-    const std::int64_t which = call.index ? call.index[span.n] : 0;
-    plan.matrix = call.matrices + which * outputs * dim;
-    if (call.offsets) plan.result_offset = call.offsets + which * outputs;
+    const std::int64_t which = call.matrices.index ? call.matrices.index[span.n] : 0;
+    plan.matrix = call.matrices.data + which * outputs * dim;
+    if (call.matrices.offsets) plan.result_offset = call.matrices.offsets + which * outputs;
     with_levels(call, span, scratch, [&](const auto& source) {
       with_type(result.type, [&](auto* null) {
         using T = std::remove_pointer_t<decltype(null)>;

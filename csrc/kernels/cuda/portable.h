@@ -29,6 +29,8 @@ inline void check_launch(cudaError_t error, const char* where, int line) {
   throw std::runtime_error(std::string(where) + ":" + std::to_string(line) + ": " + cudaGetErrorString(error));
 }
 
+#ifdef __CUDACC__
+
 // `where` and `line` name the launch in the std::runtime_error that a refused one throws.
 template <typename... Params, typename... Args>
 void launch(void (*kernel)(Params...), dim3 grid, dim3 block, std::size_t shared_bytes, cudaStream_t stream,
@@ -39,15 +41,19 @@ void launch(void (*kernel)(Params...), dim3 grid, dim3 block, std::size_t shared
                                       cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared_bytes)),
                  where, line);
   }
+  // clang-format off
   kernel<<<grid, block, shared_bytes, stream>>>(std::forward<Args>(args)...);
+  // clang-format on
   check_launch(cudaGetLastError(), where, line);
 }
+
+#endif
 
 }  // namespace ppcmi::cuda
 
 #endif
 
 // A kernel with more than one template argument goes into parentheses: PPCMI_LAUNCH((kernel<64, 2>), ...).
-#define PPCMI_LAUNCH(kernel, grid, block, shared_bytes, stream, ...)                                                 \
+#define PPCMI_LAUNCH(kernel, grid, block, shared_bytes, stream, ...)                                               \
   ::ppcmi::cuda::launch(kernel, grid, block, shared_bytes, stream, "launch of " #kernel " at " __FILE__, __LINE__, \
                         __VA_ARGS__)

@@ -294,9 +294,8 @@ class Block {
       for_each_lane([&](std::size_t lane, const Thread& thread) {
         std::memcpy(gathered_.data() + lane * bytes, thread.mine, bytes);
       });
-      for_each_lane([&](std::size_t, const Thread& thread) {
-        std::memcpy(thread.gathered, gathered_.data(), gathered_.size());
-      });
+      for_each_lane(
+          [&](std::size_t, const Thread& thread) { std::memcpy(thread.gathered, gathered_.data(), gathered_.size()); });
     }
     for_each_lane([&](std::size_t lane, const Thread&) { make_ready(warp, lane); });
     reorder(warp);

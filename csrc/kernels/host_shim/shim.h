@@ -131,10 +131,10 @@ T __shfl_sync(unsigned mask, T value, int source, int width = 32, ppcmi::shim::S
   return ppcmi::shim::take_from_lane(collective, value, first + (source & (width - 1)));
 }
 
-// As on a GPU, a lane of a later group of `width` is out of reach and gives the caller its own value; an earlier is not.
+// As on a GPU, a lane of a later group of `width` is out of reach and gives the caller its own value; an earlier is
+// not.
 template <typename T>
-T __shfl_xor_sync(unsigned mask, T value, int lane_mask, int width = 32,
-                  ppcmi::shim::Site site = ppcmi::shim::here()) {
+T __shfl_xor_sync(unsigned mask, T value, int lane_mask, int width = 32, ppcmi::shim::Site site = ppcmi::shim::here()) {
   const ppcmi::shim::Collective collective{"__shfl_xor_sync", mask, site};
   ppcmi::shim::check_width(collective, width);
   const int lane = ppcmi::shim::lane_of_caller(), last = lane | (width - 1);
