@@ -32,12 +32,14 @@ def _run(command: list[str]) -> None:
     assert done.returncode == 0, f"{' '.join(command)}\n{done.stdout}{done.stderr}"
 
 
-def build(name: str, sources: list[Path], flags: list[str], link: list[str]) -> Path:
-    """Compile and link `sources` to build/cuda_on_host/<hash>/<name>; nothing is done twice."""
+def build(
+    name: str, sources: list[Path], flags: list[str], link: list[str], csrc: Path = CSRC, built: Path = BUILT
+) -> Path:
+    """Compile and link `sources` to <built>/<hash>/<name>; nothing is done twice."""
     digest = hashlib.sha256(" ".join([compiler(), name, *flags, *link]).encode())
-    for path in sorted([*CSRC.rglob("*.*"), *sources]):
+    for path in sorted([*csrc.rglob("*.*"), *sources]):
         digest.update(path.read_bytes())
-    out = BUILT / digest.hexdigest()[:16] / name
+    out = built / digest.hexdigest()[:16] / name
     if out.exists():
         return out
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -53,12 +55,11 @@ def build(name: str, sources: list[Path], flags: list[str], link: list[str]) -> 
     return out
 
 
-@cache
-def extension() -> Any:
-    """The module `_cuda_on_host`: as `ppcmi_fast._cuda`, for tensors on the CPU."""
-    kernels = CSRC / "kernels"
+def load(csrc: Path, built: Path) -> Any:
+    """The module `_cuda_on_host` of these sources: as `ppcmi_fast._cuda`, for tensors on the CPU."""
+    kernels = csrc / "kernels"
     sources = [
-        CSRC / "bindings" / "cuda.cpp",
+        csrc / "bindings" / "cuda.cpp",
         kernels / "host_shim" / "shim.cpp",
         kernels / "steps.cpp",
         kernels / "codebooks.cpp",
@@ -66,9 +67,15 @@ def extension() -> Any:
     ]
     includes = [f"-I{pybind11.get_include()}", f"-I{sysconfig.get_path('include')}"]
     name = f"_cuda_on_host{sysconfig.get_config_var('EXT_SUFFIX')}"
-    path = build(name, sources, ["-O1", "-fvisibility=hidden", *includes], ["-shared"])
+    path = build(name, sources, ["-O1", "-fvisibility=hidden", *includes], ["-shared"], csrc, built)
     spec = importlib.util.spec_from_file_location("_cuda_on_host", path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@cache
+def extension() -> Any:
+    """The module of the project's own sources."""
+    return load(CSRC, BUILT)

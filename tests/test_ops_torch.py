@@ -105,6 +105,26 @@ BAD: list[tuple[Callable[[], object], type[Exception], str]] = [
     (lambda: ops.klt(X, HAAR, backend="gpu"), ValueError, "backend: expected one of"),
     (lambda: ops.klt(X, HAAR, backend="cuda"), ValueError, "a tensor on a cuda device for .*, got cpu"),
     (lambda: ops.klt(X.to("meta"), HAAR), ValueError, "params: expected material on meta"),
+    (
+        lambda: ops.klt(X, HAAR.to("meta")),
+        ValueError,
+        "params: expected material on cpu, got meta",
+    ),
+    (
+        lambda: ops.klt_quantize(X.clone().requires_grad_(), HAAR),
+        ValueError,
+        "x: expected a tensor that needs no gradient.*got requires_grad=True",
+    ),
+    (
+        lambda: ops.switch_dequantize(CODES, torch.eye(24, requires_grad=True), bits=4),
+        ValueError,
+        "matrices: expected a tensor that needs no gradient",
+    ),
+    (
+        lambda: KEY.klt_params("image", 4, 2 * 67, "hadamard"),
+        ValueError,
+        "odd m <= 63 .* got 134; use mixing='haar'",
+    ),
     (lambda: ops.klt(X, "key"), TypeError, "params: expected KltParams"),  # type: ignore[arg-type]
     (lambda: ops.klt_quantize(X, HAAR, bits=3), ValueError, "bits: expected 2, 4 or 8, got 3"),
     (lambda: ops.klt_dequantize(CODES.int(), HAAR, bits=4), ValueError, "codes: expected .* uint8"),
@@ -152,6 +172,30 @@ BAD: list[tuple[Callable[[], object], type[Exception], str]] = [
 def test_bad_input_is_named(call: Callable[[], object], kind: type[Exception], message: str) -> None:
     with pytest.raises(kind, match=message):
         call()
+
+
+def test_what_needs_a_gradient_is_quantized_where_none_is_recorded() -> None:
+    x = torch.randn(2, 6, 8, 8, requires_grad=True)
+    with torch.no_grad():
+        codes = ops.klt_quantize(x, HAAR, bits=4)
+    assert torch.equal(codes, ops.klt_quantize(x.detach(), HAAR, bits=4))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("layout", ["nchw", "nhwc"])
+def test_more_than_two_to_the_31_elements(layout: str) -> None:
+    params = KEY.klt_params("image", 4, 256)
+    small = torch.randn(1, 256, 1, 64)
+    rows = 2**31 // (256 * 64) + 3
+    # Strides of 0 spare the input its 8 GiB; the kernels see sizes and offsets like any other.
+    x = small.expand(1, 256, rows, 64)
+    if layout == "nhwc":
+        x = small.contiguous(memory_format=torch.channels_last).expand(1, 256, rows, 64)
+    codes = ops.klt_quantize(x, params, bits=2)
+    assert codes.numel() * 4 > 2**31
+    expected = ops.klt_quantize(small, params, bits=2)[0, :, 0]
+    for row in (0, 1, rows // 2, rows - 1):
+        assert torch.equal(codes[0, :, row], expected)
 
 
 def test_odd_dims_do_not_pack() -> None:

@@ -157,12 +157,13 @@ def klt_quantize(
         uint8 [N, D * bits / 8, H/fold, W/fold]; byte j holds channels j*p .. j*p + p - 1 (p = 8/bits) from bit 0 up.
 
     Raises:
-        ValueError, RuntimeError: as `klt`; also bits, or a D that does not fill bytes.
+        ValueError, RuntimeError: as `klt`; also bits, a D that does not fill bytes, or an x that needs a gradient.
     """
     checks.check_params(params, x)
     checks.check_floats(x, params.channels, params.fold)
     checks.check_packable(params.dim, bits)
-    x = x.detach() if x.requires_grad else x
+    if x.requires_grad:
+        checks.check_no_gradient(x=x)
     kernels = _direct(x, backend)
     if kernels is not None:
         return kernels.klt_quantize(x, params.handle, params.fold, bits, normalize)
@@ -235,12 +236,13 @@ def switch_dequantize(
         [N, Dout, H, W] of `dtype`, in the memory format of `codes`.
 
     Raises:
-        ValueError, RuntimeError: as `klt_quantize`; also an index out of range.
+        ValueError, RuntimeError: as `klt_quantize`; also an index out of range, or matrices that need a gradient.
     """
     checks.check_switch(codes, matrices, index, offsets, bits)
     checks.check_output(dtype)
+    checks.check_no_gradient(matrices=matrices, offsets=offsets)
     kernels = _direct(codes, backend)
-    if kernels is not None and not matrices.requires_grad:
+    if kernels is not None:
         if codes.is_cpu:
             checks.check_index(index, matrices.shape[0])
         return kernels.switch_dequantize(codes, matrices, index, offsets, bits, dtype)

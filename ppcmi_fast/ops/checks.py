@@ -69,6 +69,18 @@ def check_packable(dim: int, bits: int) -> None:
         )
 
 
+def check_no_gradient(**tensors: Tensor | None) -> None:
+    """Raise when a gradient would be lost without a word: codes are integers, and codes have none to pass on."""
+    if not torch.is_grad_enabled():
+        return
+    for name, value in tensors.items():
+        if value is not None and value.requires_grad:
+            raise ValueError(
+                f"{name}: expected a tensor that needs no gradient, as no gradient passes through codes, got"
+                " requires_grad=True; use detach() or torch.no_grad(), or train through klt"
+            )
+
+
 def check_params(params: KltParams, x: Tensor, name: str = "x") -> None:
     """Raise unless params is material on x's device."""
     check_tensor(name, x)
