@@ -27,7 +27,7 @@ TEST_ENV := OMP_NUM_THREADS=1
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup fmt lint test bench docs demo smoke wheel clean
+.PHONY: help setup fmt lint test bench bench-cpu docs demo smoke wheel clean
 
 help:
 	@echo "make demo | test | setup | lint | fmt | bench | docs | smoke | wheel | clean   (see the top of the Makefile)"
@@ -77,6 +77,11 @@ smoke: setup
 
 bench: setup
 	$(BIN)/ppcmi bench klt $(BENCH_ARGS)
+
+# All figures of docs/performance.md that a CPU can show: half an hour on a machine with nothing else to do.
+bench-cpu: setup
+	$(INSTALL) fht-cpu
+	$(TEST_ENV) $(BIN)/ppcmi bench klt --suite cpu --compiled --threads 2 --json benchmarks/results/cpu.json
 
 # docs/results.md from the figures in docs/results/*.json.
 docs: setup

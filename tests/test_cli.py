@@ -9,7 +9,6 @@ import stat
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -149,6 +148,9 @@ def test_a_resumed_run_keeps_no_total(calls: Calls, data: Path, tmp_path: Path) 
         (["phantom", "cardiac", "."], "OUT"),
         (["bench", "klt", "--bits", "3"], "--bits"),
         (["bench", "klt", "--bits", "2", "--channels", "3"], "--bits"),
+        (["bench", "klt", "--mixing", "fourier"], "--mixing: expected one of"),
+        (["bench", "klt", "--operation", "svd"], "--operation: expected one of"),
+        (["bench", "klt", "--suite", "cpu"], "--json: expected a file"),
     ],
 )
 def test_mistakes_are_one_line(
@@ -321,23 +323,13 @@ def test_doctor_tells_and_never_fails(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_bench_klt_writes_its_figures(tmp_path: Path) -> None:
     out = tmp_path / "klt.json"
-    arguments = ("--batch", 1, "--channels", 16, "--size", 8, "--repeats", 3, "--threads", 1, "--json", out)
+    arguments = ("--batch", 1, "--channels", 16, "--size", 8, "--rounds", 3, "--threads", 1, "--json", out)
     result = ppcmi("bench", "klt", *arguments)
     assert result.exit_code == 0, result.output
     figures = json.loads(out.read_text(encoding="utf-8"))
-    assert figures["input"] == [1, 16, 8, 8]
-    assert {"klt cpu", "klt torch", "copy of the input"} <= set(figures["median_ms"])
-    assert all(value > 0 for value in figures["median_ms"].values())
-
-
-def test_bench_takes_turns() -> None:
-    from ppcmi_fast.cli.bench import alternate
-
-    order: list[str] = []
-    calls: dict[str, Callable[[], Any]] = {"a": lambda: order.append("a"), "b": lambda: order.append("b")}
-    medians = alternate(calls, 3)
-    assert order == ["a", "a", "b", "b", *["a", "b"] * 3]
-    assert set(medians) == {"a", "b"}
+    assert figures["case"]["channels"] == 16 and figures["rounds"] == 3
+    assert {"ours", "eager", "memcpy", "matmul"} <= set(figures["calls"])
+    assert all(0 < times["low_us"] <= times["high_us"] for times in figures["calls"].values())
 
 
 def test_table_has_a_column_for_each_site() -> None:

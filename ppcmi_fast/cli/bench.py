@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import json
-import statistics
-import time
-from collections.abc import Callable
+import sys
 from enum import Enum
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,11 +15,11 @@ from ppcmi_fast.errors import ConfigError
 app = typer.Typer(no_args_is_help=True, help="Measure the operators on this machine.")
 
 
-class Mixing(str, Enum):
-    """How the keyed transform mixes channels."""
+class Suite(str, Enum):
+    """A set of cases."""
 
-    haar = "haar"
-    hadamard = "hadamard"
+    cpu = "cpu"
+    gpu = "gpu"
 
 
 @app.callback()
@@ -31,109 +28,76 @@ def _group() -> None:
     pass
 
 
-def alternate(calls: dict[str, Callable[[], Any]], repeats: int) -> dict[str, float]:
-    """Median milliseconds of each call; the calls take turns, so that a slow moment hits all alike."""
-    samples: dict[str, list[float]] = {name: [] for name in calls}
-    for call in calls.values():
-        call()
-        call()
-    for _ in range(repeats):
-        for name, call in calls.items():
-            start = time.perf_counter()
-            call()
-            samples[name].append(1e3 * (time.perf_counter() - start))
-    return {name: statistics.median(times) for name, times in samples.items()}
+def _show(title: str, result: dict[str, Any]) -> None:
+    from rich.console import Console
+    from rich.table import Table
 
-
-def measure_klt(
-    *, batch: int, channels: int, size: int, bits: int, mixing: str, threads: int | None, repeats: int
-) -> dict[str, Any]:
-    """Time klt, klt_quantize and klt_dequantize against eager torch and a copy of the same float32 bytes.
-
-    Input float32 [batch, channels, size, size], channels first. Returns sizes and medians (ms), for JSON.
-    """
-    import torch
-
-    from ppcmi_fast import ops
-    from ppcmi_fast.environment import cpu_info
-    from ppcmi_fast.keys import SiteKey
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads or before)
-    try:
-        generator = torch.Generator().manual_seed(0)
-        x = torch.randn(batch, channels, size, size, generator=generator)
-        params: Any = SiteKey(bytes(32), "bench").klt_params("image", 1, channels, mixing)
-        codes = ops.klt_quantize(x, params, bits=bits)
-        target = torch.empty_like(x)
-        calls: dict[str, Callable[[], Any]] = {"copy of the input": partial(target.copy_, x)}
-        with torch.inference_mode():
-            for backend in ("cpu", "torch"):
-                calls[f"klt {backend}"] = partial(ops.klt, x, params, backend=backend)
-                calls[f"klt_quantize {backend}"] = partial(
-                    ops.klt_quantize, x, params, bits=bits, backend=backend
-                )
-                calls[f"klt_dequantize {backend}"] = partial(
-                    ops.klt_dequantize, codes, params, bits=bits, backend=backend
-                )
-            medians = alternate(calls, repeats)
-        used = torch.get_num_threads()
-    finally:
-        torch.set_num_threads(before)
-    model, isa = cpu_info()
-    return {
-        "benchmark": "klt",
-        "input": [batch, channels, size, size],
-        "bits": bits,
-        "mixing": mixing,
-        "threads": used,
-        "repeats": repeats,
-        "cpu": model,
-        "isa": isa,
-        "torch": torch.__version__,
-        "median_ms": medians,
-    }
+    table = Table(title=title, title_justify="left")
+    for column in ("call", "median us", "quartiles", "time / ours"):
+        table.add_column(column, justify="left" if column == "call" else "right")
+    for name, times in result["calls"].items():
+        quartiles = f"{times['low_us']:.1f} .. {times['high_us']:.1f}"
+        table.add_row(name, f"{times['median_us']:.1f}", quartiles, f"{times['over_ours']:.2f}")
+    Console().print(table)
 
 
 @app.command()
 def klt(
-    batch: Annotated[int, typer.Option(min=1)] = 4,
+    operation: Annotated[
+        str, typer.Option(help="klt, klt_quantize, klt_dequantize or switch_dequantize.")
+    ] = "klt_quantize",
+    batch: Annotated[int, typer.Option(min=1)] = 8,
     channels: Annotated[int, typer.Option(min=1)] = 64,
-    size: Annotated[int, typer.Option(min=1, help="Edge of the latent grid.")] = 64,
+    size: Annotated[int, typer.Option(min=1, help="Edge of the latent grid.")] = 32,
     bits: Annotated[int, typer.Option(help="2, 4 or 8.")] = 8,
-    mixing: Annotated[Mixing, typer.Option()] = Mixing.hadamard,
-    threads: Annotated[int | None, typer.Option(min=1)] = None,
-    repeats: Annotated[int, typer.Option(min=3)] = 30,
+    mixing: Annotated[str, typer.Option(help="hadamard or haar.")] = "hadamard",
+    dtype: Annotated[str, typer.Option(help="float32, float16 or bfloat16.")] = "float32",
+    layout: Annotated[str, typer.Option(help="nchw or nhwc.")] = "nchw",
+    threads: Annotated[int, typer.Option(min=1)] = 1,
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    rounds: Annotated[int, typer.Option(min=3, help="Turns that the calls take.")] = 30,
+    compiled: Annotated[
+        bool, typer.Option("--compiled", help="Also torch.compile, a minute or two a case.")
+    ] = False,
+    suite: Annotated[
+        Suite | None, typer.Option(help="All cases of docs/performance.md; needs --json.")
+    ] = None,
     out: Annotated[Path | None, typer.Option("--json", help="Also write the figures to this file.")] = None,
 ) -> None:
-    """Time the keyed transform against eager torch and a copy of the same bytes: medians, taking turns."""
-    if bits not in (2, 4, 8) or (channels * bits) % 8:
-        raise ConfigError(
-            f"--bits: expected 2, 4 or 8 with channels * bits a multiple of 8,"
-            f" got {bits} bits and {channels} channels"
-        )
-    result = measure_klt(
-        batch=batch,
-        channels=channels,
-        size=size,
-        bits=bits,
-        mixing=mixing.value,
-        threads=threads,
-        repeats=repeats,
-    )
-    from rich.console import Console
-    from rich.table import Table
+    """Time the keyed transform against eager torch, a memcpy and others: medians of calls that take turns."""
+    from ppcmi_fast.benchmark import suites
+    from ppcmi_fast.benchmark.cases import Case, measure
 
-    medians: dict[str, float] = result["median_ms"]
-    copy = medians["copy of the input"]
-    title = f"float32 {result['input']}, {mixing.value}, {bits} bits, {result['threads']} threads"
-    table = Table(title=title, title_justify="left")
-    for column in ("call", "median ms", "x copy", "eager / ours"):
-        table.add_column(column, justify="left" if column == "call" else "right")
-    for name, value in medians.items():
-        eager = medians.get(name.removesuffix(" cpu") + " torch") if name.endswith(" cpu") else None
-        table.add_row(name, f"{value:.3f}", f"{value / copy:.2f}", f"{eager / value:.2f}" if eager else "")
-    Console().print(table)
+    wanted = suite.value if suite else device
+    if wanted in ("gpu", "cuda"):
+        import torch
+
+        if not torch.cuda.is_available():
+            raise ConfigError("--device: expected a CUDA device, found none; measure on the cpu")
+    if suite is not None:
+        if out is None:
+            raise ConfigError("--json: expected a file for the suite's figures, got none; name one")
+        cpu = suite is Suite.cpu
+        planned = suites.cpu_suite(compiled=compiled, threads=threads) if cpu else suites.gpu_suite()
+        command = "ppcmi " + " ".join(sys.argv[1:])
+        suites.run(
+            list(planned),
+            out,
+            device=wanted,
+            threads=threads,
+            command=command,
+            tell=lambda line: typer.echo(line),
+        )
+        return
+    try:
+        case = Case(operation, mixing, channels, batch, size, dtype, layout, bits, threads, device)
+    except ValueError as error:
+        raise ConfigError(f"--{error}") from None
+    result = measure(case, rounds, compiled=compiled)
+    shape = f"[{batch}, {channels}, {size}, {size}]"
+    _show(
+        f"{operation} of {dtype} {shape} {layout}, {mixing}, {bits} bits, {threads} threads, {device}", result
+    )
     if out is not None:
         out.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
         typer.echo(f"wrote {out}")

@@ -1,0 +1,1 @@
+"""Timing of the operators against what a user would take instead: `ppcmi bench`, the figures of docs/performance.md."""
