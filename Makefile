@@ -27,10 +27,10 @@ TEST_ENV := OMP_NUM_THREADS=1
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup fmt lint test bench bench-cpu docs demo smoke wheel clean
+.PHONY: help setup fmt lint test bench bench-cpu gpu-check docs demo smoke wheel clean
 
 help:
-	@echo "make demo | test | setup | lint | fmt | bench | docs | smoke | wheel | clean   (see the top of the Makefile)"
+	@echo "make demo | test | setup | lint | fmt | bench | bench-cpu | gpu-check | docs | smoke | wheel | clean   (see the top of the Makefile)"
 
 setup: $(VENV)/.installed
 
@@ -83,9 +83,15 @@ bench-cpu: setup
 	$(INSTALL) fht-cpu
 	$(TEST_ENV) $(BIN)/ppcmi bench klt --suite cpu --compiled --threads 2 --json benchmarks/results/cpu.json
 
-# docs/results.md from the figures in docs/results/*.json.
+# Build, GPU tests, compute-sanitizer, kernel lab and benchmark in under 8 minutes, with $(PYTHON) as it is: torch for
+# CUDA, scikit-build-core, pybind11 and pytest have to be there. Writes benchmarks/results/gpu.json.
+gpu-check:
+	$(PYTHON) benchmarks/gpu_check.py
+
+# The pages made from figures: docs/results.md from docs/results/, docs/performance.md from benchmarks/results/.
 docs: setup
 	$(BIN)/python docs/make_results.py
+	$(BIN)/python docs/make_performance.py
 
 # What a user's `pip install .` does: an isolated build (no torch in it), then the installed package outside this tree.
 # The libraries come from $(VENV) by a .pth file; its editable install does not, as .pth files in there are not read.

@@ -137,6 +137,7 @@ def calls_of(case: Case, *, compiled: bool = False, peers: bool = True) -> Calls
     if case.device == "cpu":
         calls["memcpy"] = partial(_memcpy, target, wide)
     calls["copy_"] = partial(target.copy_, wide)
+    calls["clone"] = wide.clone
     if peers:
         dense, flat = params.dense().float(), wide.flatten(2)
         calls["matmul"] = partial(torch.matmul, dense, flat)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import torch
 
 from ppcmi_fast import ops
 from ppcmi_fast.benchmark.cases import DTYPES, KEY, LAYOUTS, Case, measure
-from ppcmi_fast.benchmark.timing import summarise, take_turns
+from ppcmi_fast.benchmark.timing import Calls, summarise, take_turns
 from ppcmi_fast.environment import describe_environment
 
 CHANNELS = (32, 48, 64, 128, 256, 512)
@@ -88,7 +89,7 @@ def bits_times() -> dict[str, Any]:
     out = {}
     for channels in HEADLINE_CHANNELS:
         x, params = torch.randn(8, channels, 32, 32), KEY.klt_params("image", 4, channels)
-        calls = {f"{bits}": _bound(ops.klt_quantize, x, params, bits=bits) for bits in BITS}
+        calls: Calls = {f"{bits}": partial(ops.klt_quantize, x, params, bits=bits) for bits in BITS}
         out[str(channels)] = summarise(take_turns(calls, 100), "8")
     return out
 
@@ -103,7 +104,7 @@ def thread_times(threads: int) -> dict[str, Any]:
             torch.set_num_threads(count)
             return ops.klt_quantize(x, params)
 
-        calls = {str(count): _bound(run, count) for count in (1, threads)}
+        calls: Calls = {str(count): partial(run, count) for count in (1, threads)}
         times = summarise(take_turns(calls, 100), str(threads))
         out[f"{channels}x{batch}"] = {"megabytes": x.numel() * 4 / 1e6, "calls": times}
     torch.set_num_threads(1)
@@ -118,22 +119,18 @@ def call_overhead() -> dict[str, Any]:
     material = (params.signs, params.factors, params.perm, params.offset, params.fold)
     matrices, index = params.dense().float()[None], torch.zeros(1, dtype=torch.int64)
     through = torch.ops.ppcmi_fast
-    calls = {
-        "klt": _bound(ops.klt, x, params),
-        "klt_quantize": _bound(ops.klt_quantize, x, params),
-        "klt_dequantize": _bound(ops.klt_dequantize, codes, params),
-        "switch_dequantize": _bound(ops.switch_dequantize, codes, matrices, index),
-        "klt through the dispatcher": _bound(through.klt, x, *material, True, False),
-        "klt_quantize through the dispatcher": _bound(through.klt_quantize, x, *material, 8, True),
+    calls: Calls = {
+        "klt": partial(ops.klt, x, params),
+        "klt_quantize": partial(ops.klt_quantize, x, params),
+        "klt_dequantize": partial(ops.klt_dequantize, codes, params),
+        "switch_dequantize": partial(ops.switch_dequantize, codes, matrices, index),
+        "klt through the dispatcher": partial(through.klt, x, *material, True, False),
+        "klt_quantize through the dispatcher": partial(through.klt_quantize, x, *material, 8, True),
         "torch.clone": x.clone,
-        "torch.matmul": _bound(torch.matmul, matrices[0], x.view(64, 1)),
+        "torch.matmul": partial(torch.matmul, matrices[0], x.view(64, 1)),
     }
     with torch.inference_mode():
         return summarise(take_turns(calls, 60), "klt")
-
-
-def _bound(call: Callable[..., Any], *args: Any, **settings: Any) -> Callable[[], Any]:
-    return lambda: call(*args, **settings)
 
 
 def run(

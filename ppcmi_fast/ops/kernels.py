@@ -62,7 +62,10 @@ def empty(like: Tensor, channels: int, height: int, width: int, dtype: torch.dty
     """[N, channels, height, width] on the device and in the memory format of `like`."""
     shape = (like.shape[0], channels, height, width)
     if like.is_contiguous():
-        return like.new_empty(shape, dtype=dtype)  # the shorter call
+        # The shorter calls.
+        return (
+            torch.empty_like(like, dtype=dtype) if shape == like.shape else like.new_empty(shape, dtype=dtype)
+        )
     return torch.empty(shape, dtype=dtype, device=like.device, memory_format=memory_format(like))
 
 
@@ -99,13 +102,13 @@ class Kernels:
 
     def klt(self, x: Tensor, keys: Any, fold: int, normalize: bool, inverse: bool) -> Tensor:
         """`ops.klt` with the handle of its material."""
-        shape = x.shape
+        _, c, h, w = shape = x.shape
         if fold == 1 and x.is_contiguous():
-            out = torch.empty_like(x)  # the shortest call
+            out = torch.empty_like(x)  # of a small tensor, making the result is a good part of the time
         elif inverse:
-            out = empty(x, shape[1] // (fold * fold), shape[2] * fold, shape[3] * fold, x.dtype)
+            out = empty(x, c // (fold * fold), h * fold, w * fold, x.dtype)
         else:
-            out = empty(x, shape[1] * fold * fold, shape[2] // fold, shape[3] // fold, x.dtype)
+            out = empty(x, c * fold * fold, h // fold, w // fold, x.dtype)
         self.extension().klt(
             x.data_ptr(),
             shape,
@@ -124,11 +127,11 @@ class Kernels:
 
     def klt_quantize(self, x: Tensor, keys: Any, fold: int, bits: int, normalize: bool) -> Tensor:
         """`ops.klt_quantize` with the handle of its material."""
-        _, c, h, w = x.shape
+        _, c, h, w = shape = x.shape
         out = empty(x, c * fold * fold * bits // 8, h // fold, w // fold, torch.uint8)
         self.extension().klt_quantize(
             x.data_ptr(),
-            x.shape,
+            shape,
             x.stride(),
             TYPE_CODES[x.dtype],
             out.data_ptr(),
@@ -145,11 +148,11 @@ class Kernels:
 
     def klt_dequantize(self, codes: Tensor, keys: Any, fold: int, bits: int, dtype: torch.dtype) -> Tensor:
         """`ops.klt_dequantize` with the handle of its material."""
-        _, c, h, w = codes.shape
+        _, c, h, w = shape = codes.shape
         out = empty(codes, c * 8 // bits // (fold * fold), h * fold, w * fold, dtype)
         self.extension().klt_dequantize(
             codes.data_ptr(),
-            codes.shape,
+            shape,
             codes.stride(),
             out.data_ptr(),
             out.shape,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, NoReturn
 
 import torch
@@ -93,23 +94,19 @@ class KltParams:
         if not torch.equal(self.perm.sort().values, torch.arange(self.dim, device=self.device)):
             raise ValueError(f"perm: expected each of 0..{self.dim - 1} once; take it from key.klt_params")
 
-    @property
+    @cached_property
     def channels(self) -> int:
         """Channels before folding."""
         return self.dim // (self.fold * self.fold)
 
-    @property
+    @cached_property
     def handle(self) -> Any:
-        """What the kernels of the material's device take; made once."""
-        handle = self.__dict__.get("_handle")
-        if handle is None:
-            mix = self.signs if self.matrix is None else self.matrix
-            assert mix is not None
-            handle = KERNELS[self.device.type].material(mix, self.factors, self.perm, self.offset)
-            object.__setattr__(self, "_handle", handle)
-        return handle
+        """What the kernels of the material's device take."""
+        mix = self.signs if self.matrix is None else self.matrix
+        assert mix is not None
+        return KERNELS[self.device.type].material(mix, self.factors, self.perm, self.offset)
 
-    @property
+    @cached_property
     def device(self) -> torch.device:
         """Where the material lies."""
         tensor = self.matrix if self.mixing == "haar" else self.signs

@@ -1,0 +1,175 @@
+"""Everything that needs a GPU, in one command of under 8 minutes: build, tests, compute-sanitizer, lab, benchmark.
+
+    make gpu-check
+
+Writes benchmarks/results/gpu.json, also where a step failed. Exit status: 0 all passed, 1 a step failed, 2 no device.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULT = ROOT / "benchmarks" / "results" / "gpu.json"
+BUDGET_SECONDS = 470
+LAB_SIZES = (("64", "64", "16384"), ("256", "16", "16384"))  # 256 MiB of float32 each
+
+
+class Check:
+    """Runs steps one after the other, until the time is up, and keeps what each said."""
+
+    def __init__(self, budget: float) -> None:
+        self.end = time.monotonic() + budget
+        self.steps: list[dict[str, Any]] = []
+
+    def run(self, name: str, command: list[str], most_seconds: float) -> bool:
+        """Whether the step passed; a step without time left has not."""
+        seconds = min(most_seconds, self.end - time.monotonic())
+        begun = time.monotonic()
+        if seconds <= 1:
+            return self._keep(name, None, 0.0, "no time left")
+        try:
+            # Elsewhere than the source tree: python would import the package from there, without its kernels.
+            done = subprocess.run(
+                command,
+                capture_output=True,
+                text=True,
+                timeout=seconds,
+                cwd=tempfile.gettempdir(),
+                check=False,
+            )
+        except subprocess.TimeoutExpired:
+            return self._keep(name, None, time.monotonic() - begun, f"stopped after {seconds:.0f} s")
+        except OSError as error:
+            return self._keep(name, None, 0.0, str(error))
+        said = (done.stdout + done.stderr).replace(str(ROOT), ".")
+        return self._keep(name, done.returncode, time.monotonic() - begun, said)
+
+    def missing(self, name: str, why: str) -> None:
+        """A step that this machine cannot take."""
+        self._keep(name, None, 0.0, why)
+
+    def _keep(self, name: str, status: int | None, seconds: float, said: str) -> bool:
+        passed = status == 0
+        self.steps.append(
+            {"step": name, "passed": passed, "seconds": round(seconds, 1), "said": said.strip()[-2000:]}
+        )
+        print(f"{'ok  ' if passed else 'FAIL'} {name} ({seconds:.0f} s)", flush=True)
+        if not passed:
+            print(said.strip()[-2000:], flush=True)
+        return passed
+
+
+def device_facts() -> dict[str, Any] | None:
+    """The first CUDA device, None without one."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return None
+    properties = torch.cuda.get_device_properties(0)
+    return {
+        "name": properties.name,
+        "compute_capability": f"{properties.major}.{properties.minor}",
+        "multiprocessors": properties.multi_processor_count,
+        "memory_gib": round(properties.total_memory / 2**30, 1),
+        "torch": torch.__version__,
+        "cuda": torch.version.cuda,
+    }
+
+
+def _lab(check: Check, work: Path) -> None:
+    program, kernels = work / "klt_quantize_lab", ROOT / "csrc" / "kernels"
+    sources = [
+        ROOT / "benchmarks" / "lab" / "klt_quantize_lab.cu",
+        kernels / "cuda" / "klt_quantize.cu",
+        kernels / "steps.cpp",
+        kernels / "codebooks.cpp",
+    ]
+    nvcc = shutil.which("nvcc")
+    if nvcc is None:
+        check.missing("lab", "nvcc is not on PATH")
+        return
+    command = [nvcc, "-std=c++17", "-O3", "-arch=native", "-o", str(program), *map(str, sources)]
+    if check.run("lab: build", command, 90):
+        for size in LAB_SIZES:
+            check.run(f"lab: {' '.join(size)}", [str(program), *size], 30)
+
+
+def _sanitize(check: Check) -> None:
+    sanitizer = shutil.which("compute-sanitizer")
+    program = [sys.executable, str(ROOT / "benchmarks" / "gpu_all_kernels.py")]
+    for tool in ("memcheck", "racecheck"):
+        if sanitizer is None:
+            check.missing(f"compute-sanitizer {tool}", "compute-sanitizer is not on PATH")
+        else:
+            check.run(
+                f"compute-sanitizer {tool}",
+                [sanitizer, "--tool", tool, "--error-exitcode", "9", *program],
+                100,
+            )
+
+
+def _benchmark(check: Check, work: Path) -> dict[str, Any] | None:
+    figures = work / "figures.json"
+    command = [
+        sys.executable,
+        "-m",
+        "ppcmi_fast.cli",
+        "bench",
+        "klt",
+        "--suite",
+        "gpu",
+        "--json",
+        str(figures),
+    ]
+    check.run("benchmark", command, 200)
+    # Written as it goes: what was measured before the time was up counts.
+    return json.loads(figures.read_text(encoding="utf-8")) if figures.is_file() else None
+
+
+def main() -> int:
+    """Run all steps and write the file."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--json", type=Path, default=RESULT)
+    parser.add_argument("--skip-build", action="store_true", help="check what is installed")
+    given = parser.parse_args()
+    device = device_facts()
+    if device is None:
+        print(
+            "gpu-check: expected a CUDA device, found none; run it on a machine that has one", file=sys.stderr
+        )
+        return 2
+    check = Check(BUDGET_SECONDS)
+    result: dict[str, Any] = {"command": "make gpu-check", "device": device}
+    architecture = device["compute_capability"].replace(".", "")
+    with tempfile.TemporaryDirectory() as folder:
+        work = Path(folder)
+        build = [sys.executable, "-m", "pip", "install", "--quiet", "--no-build-isolation", "--no-deps"]
+        build += ["--config-settings=cmake.define.PPCMI_CUDA=ON"]
+        build += [f"--config-settings=cmake.define.CMAKE_CUDA_ARCHITECTURES={architecture}", str(ROOT)]
+        if given.skip_build or check.run("build", build, 180):
+            tests = [sys.executable, "-m", "pytest", "-q", "-c", str(ROOT / "pyproject.toml")]
+            check.run("tests", [*tests, str(ROOT / "tests" / "test_cuda.py")], 120)
+            _sanitize(check)
+            _lab(check, work)
+            result["benchmark"] = _benchmark(check, work)
+    result["steps"] = check.steps
+    given.json.parent.mkdir(parents=True, exist_ok=True)
+    given.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    print(f"wrote {os.path.relpath(given.json)}")
+    return 0 if all(step["passed"] for step in check.steps) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

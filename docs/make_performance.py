@@ -1,0 +1,435 @@
+"""Make docs/performance.md and its roofline from the figures in benchmarks/results/.
+
+    python docs/make_performance.py            write docs/performance.md and docs/figures/roofline.png
+    python docs/make_performance.py --check    fail when the page is not what the figures say
+
+cpu.json comes from `make bench-cpu`, gpu.json from `make gpu-check`; where gpu.json is missing the page says so.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import statistics
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+DOCS = Path(__file__).resolve().parent
+RESULTS = DOCS.parent / "benchmarks" / "results"
+PAGE = DOCS / "performance.md"
+FIGURE = DOCS / "figures" / "roofline.png"
+ROUNDS = 2  # of the structured mixing, as SiteKey.klt_params makes it
+
+Case = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Target:
+    """A line of what the kernels must show."""
+
+    text: str
+    wanted: str
+    measured: str
+    met: bool
+
+
+def cases(results: dict[str, Any], group: str, **settings: Any) -> list[Case]:
+    """Those of a group with these settings."""
+    return [
+        case
+        for case in results["cases"]
+        if case["group"] == group and all(case["case"][name] == value for name, value in settings.items())
+    ]
+
+
+def only(results: dict[str, Any], group: str, **settings: Any) -> Case:
+    """The one case of a group with these settings."""
+    (found,) = cases(results, group, **settings)
+    return found
+
+
+def over_ours(case: Case, call: str) -> float:
+    """How many times our time the call takes."""
+    return float(case["calls"][call]["over_ours"])
+
+
+def targets(results: dict[str, Any]) -> list[Target]:
+    """What the issue of the kernels asks of a CPU, and what was measured."""
+    lines = []
+
+    def at_least(text: str, limit: float, value: float) -> None:
+        lines.append(Target(text, f">= {limit:g}x", f"{value:.1f}x", value >= limit))
+
+    def at_most(text: str, limit: float, value: float, unit: str = "x") -> None:
+        lines.append(Target(text, f"<= {limit:g}{unit}", f"{value:.2f}{unit}", value <= limit))
+
+    for channels, eager, compiled, copy in ((64, 12, 4, 1.5), (256, 11, 6, 1.8)):
+        case = only(results, "headline", operation="klt_quantize", channels=channels)
+        at_least(f"C={channels}: klt_quantize, vs the eager chain", eager, over_ours(case, "eager"))
+        at_least(f"C={channels}: klt_quantize, vs torch.compile of it", compiled, over_ours(case, "compiled"))
+        at_most(
+            f"C={channels}: klt_quantize, over a memcpy of the tensor", copy, 1 / over_ours(case, "memcpy")
+        )
+    for channels, eager in ((64, 4), (256, 6)):
+        case = only(results, "headline", operation="klt_dequantize", channels=channels)
+        at_least(f"C={channels}: klt_dequantize, vs the eager chain", eager, over_ours(case, "eager"))
+    for channels, calls in results["bits"].items():
+        for bits in ("4", "2"):
+            at_most(f"C={channels}: {bits} bits over 8 bits", 1.15, calls[bits]["over_ours"])
+    for name, entry in results.get("threads", {}).items():
+        if entry["megabytes"] >= 4:
+            channels, batch = name.split("x")
+            text = f"C={channels}, N={batch} ({entry['megabytes']:.0f} MB): two threads vs one"
+            at_least(text, 1.7, entry["calls"]["1"]["over_ours"])
+    for name in ("klt", "klt_quantize", "klt_dequantize"):
+        at_most(f"{name} of 64 elements", 4, results["call_overhead"][name]["median_us"], " us")
+    return lines
+
+
+def table(head: list[str], rows: list[list[str]]) -> list[str]:
+    """Markdown; all columns but the first to the right."""
+    rule = ["---", *["---:"] * (len(head) - 1)]
+    return [f"| {' | '.join(row)} |" for row in (head, rule, *rows)]
+
+
+def times(call: dict[str, float] | None) -> str:
+    """Median and quartiles in microseconds."""
+    if call is None:
+        return ""
+    return f"{call['median_us']:.0f} ({call['low_us']:.0f} .. {call['high_us']:.0f})"
+
+
+def rate(case: Case) -> float:
+    """Bytes that the operator must move, per second, in GB/s."""
+    return float(case["bytes_moved"] / case["calls"]["ours"]["median_us"] * 1e-3)
+
+
+def copy_rate(case: Case) -> float:
+    """Bytes that the memcpy reads and writes, per second, in GB/s."""
+    return float(8 * elements(case) / case["calls"]["memcpy"]["median_us"] * 1e-3)
+
+
+def elements(case: Case) -> int:
+    """Values of the latents."""
+    settings = case["case"]
+    return int(settings["batch"] * settings["channels"] * settings["size"] ** 2)
+
+
+def operations(case: Case) -> float:
+    """Additions and multiplications an element: stages, signs, norm, and the result's multiply-add."""
+    channels = case["case"]["channels"]
+    power = channels & -channels
+    odd = channels // power
+    mixing = math.log2(power) + (2 * odd if odd > 1 else 0)
+    return ROUNDS * (mixing + 1) + 4
+
+
+def _headline(results: dict[str, Any]) -> list[str]:
+    found = cases(results, "headline")
+    names = ["ours", "eager", "compiled", "memcpy", "copy_", "clone", "matmul", "fht_cpu"]
+    titles = {
+        "ours": "ours",
+        "eager": "eager torch chain",
+        "compiled": "torch.compile of it",
+        "memcpy": "memcpy of the float32 tensor",
+        "copy_": "`Tensor.copy_` of it",
+        "clone": "`Tensor.clone` of it",
+        "matmul": "torch.matmul alone, dense C x C",
+        "fht_cpu": "fht_cpu: the two transforms alone",
+    }
+    head = ["microseconds: median (quartiles)"]
+    head += [f"{case['case']['operation']} C={case['case']['channels']}" for case in found]
+    return table(head, [[titles[n], *(times(case["calls"].get(n)) for case in found)] for n in names])
+
+
+def _channels(results: dict[str, Any], mixing: str) -> list[str]:
+    head = ["operator", "C", "us", "GB/s", "over memcpy", "eager / ours", "matmul / ours", "fht_cpu / ours"]
+    rows = []
+    for operation in ("klt", "klt_quantize", "klt_dequantize"):
+        for case in cases(results, "channels", operation=operation, mixing=mixing):
+            calls = case["calls"]
+            eager = "eager" if "eager" in calls else "reference"
+            rows.append(
+                [
+                    operation,
+                    str(case["case"]["channels"]),
+                    f"{calls['ours']['median_us']:.0f}",
+                    f"{rate(case):.1f}",
+                    f"{1 / over_ours(case, 'memcpy'):.1f}x",
+                    f"{over_ours(case, eager):.1f}x",
+                    f"{over_ours(case, 'matmul'):.1f}x",
+                    f"{over_ours(case, 'fht_cpu'):.1f}x" if "fht_cpu" in calls else "",
+                ]
+            )
+    return table(head, rows)
+
+
+def _grid(results: dict[str, Any], threads: int) -> list[str]:
+    rows = []
+    for channels in sorted({case["case"]["channels"] for case in cases(results, "grid")}):
+        row = [str(channels)]
+        for layout in ("nchw", "nhwc"):
+            for dtype in ("float32", "float16", "bfloat16"):
+                found = cases(results, "grid", channels=channels, layout=layout, dtype=dtype, threads=threads)
+                speed = statistics.median(
+                    elements(case) / case["calls"]["ours"]["median_us"] * 1e-3 for case in found
+                )
+                eager = statistics.median(over_ours(case, "eager") for case in found)
+                row.append(f"{speed:.1f} ({eager:.0f}x)")
+        rows.append(row)
+    return table(["C", *(f"{d} {f}" for f in ("NCHW", "NHWC") for d in ("fp32", "fp16", "bf16"))], rows)
+
+
+def _range(results: dict[str, Any]) -> str:
+    ratios = [over_ours(case, "eager") for case in cases(results, "grid")]
+    slowest = min(cases(results, "grid"), key=lambda case: over_ours(case, "eager"))["case"]
+    return (
+        f"Over all {len(ratios)} cases eager torch takes {min(ratios):.1f} to {max(ratios):.0f} times our time, in the"
+        f" median {statistics.median(ratios):.0f}; the least at C={slowest['channels']}, N={slowest['batch']},"
+        f" {slowest['dtype']} {slowest['layout']}, {slowest['bits']} bits, {slowest['threads']} thread(s)."
+    )
+
+
+def roofs(results: dict[str, Any]) -> tuple[float, float]:
+    """This machine's one-thread roofs: memcpy in GB/s, and matrix products in GFLOP/s."""
+    found = cases(results, "headline") + cases(results, "channels")
+    memory = max(copy_rate(case) for case in found)
+    product = max(
+        2 * elements(case) * case["case"]["channels"] / case["calls"]["matmul"]["median_us"] * 1e-3
+        for case in found
+    )
+    return memory, product
+
+
+def _roofline_text(results: dict[str, Any]) -> list[str]:
+    memory, product = roofs(results)
+    case = only(results, "headline", operation="klt_quantize", channels=64)
+    work = operations(case) * elements(case) / case["calls"]["ours"]["median_us"] * 1e-3
+    return [
+        "![roofline](figures/roofline.png)",
+        "",
+        f"One thread. The memcpy reaches {memory:.0f} GB/s (read and written), torch's matrix product {product:.0f}"
+        " GFLOP/s, which counts a multiply-add as two.",
+        f"`klt_quantize` at C=64 does {operations(case):.0f} operations an element, nearly all of them additions,"
+        f" which no multiply-add can pair: {work:.0f} GFLOP/s, {100 * work / product:.0f} % of what the product"
+        f" reaches with pairs. Against the memory roof it is at {rate(case):.0f} GB/s.",
+        "So on this machine the kernel is bound by arithmetic, not by memory: its caches copy faster than its"
+        " adders add. That is why the targets over a memcpy are missed here; a core with a slower copy or a second"
+        " vector adder moves them.",
+    ]
+
+
+def _gpu(results: dict[str, Any] | None) -> list[str]:
+    goals = [
+        ("fp32 in, int8 out, C=64", 85, 4 + 1),
+        ("fp32 in, int8 out, C=256", 80, 4 + 1),
+        ("fp16 dense in and out, small C", 75, 2 + 2),
+    ]
+    lines = ["## On a GPU", ""]
+    if results is None or not results.get("benchmark"):
+        lines += [
+            "No GPU was at hand. The kernels compile for sm_80, sm_90 and sm_100 and their logic is tested on the CPU"
+            " (csrc/README.md); `make gpu-check` fills this table.",
+            "",
+        ]
+        rows = [[text, f"{nbytes}", f">= {goal} %", "not yet measured"] for text, goal, nbytes in goals]
+        lines += table(["what", "bytes an element", "of measured copy bandwidth", "measured"], rows)
+        lines += [
+            "",
+            "The paper roofline: at a copy bandwidth of B GB/s, `klt_quantize` of float32 to 8 bits can do B / 5"
+            " billion elements a second; the unfused chain moves about 57 bytes an element, so at most B / 57.",
+        ]
+        return lines
+    device = results["device"]
+    lines += [f"{device['name']}, torch {device['torch']}, CUDA {device['cuda']}.", ""]
+    rows = []
+    for case in results["benchmark"]["cases"]:
+        if case["group"] == "grid":
+            continue
+        copied = 8 * elements(case) / case["calls"]["copy_"]["median_us"] * 1e-3
+        settings = case["case"]
+        rows.append(
+            [
+                f"{settings['operation']} {settings['mixing']} {settings['dtype']}",
+                str(settings["channels"]),
+                f"{case['calls']['ours']['median_us']:.0f}",
+                f"{rate(case):.0f}",
+                f"{100 * rate(case) / copied:.0f} %",
+            ]
+        )
+    return lines + table(["operator", "C", "us", "GB/s", "of copy bandwidth"], rows)
+
+
+def page(results: dict[str, Any], gpu: dict[str, Any] | None) -> str:
+    """The whole page."""
+    facts = results["environment"]
+    met = targets(results)
+    overhead = results["call_overhead"]
+    lines = [
+        "# Performance",
+        "",
+        f"Made by `python docs/make_performance.py` from `benchmarks/results/cpu.json`, which `{results['command']}`"
+        " wrote (`make bench-cpu`). One process; the calls of a case take turns, each after one call that is not"
+        " counted; times are medians over rounds, ratios medians of the ratios within a round. Latents are"
+        " [8, C, 32, 32] float32 NCHW, one thread, 8 bits and structured (`hadamard`) mixing with two rounds where"
+        " nothing else is said.",
+        "",
+        f"Machine: {facts['cpu']}, {facts['cores']} cores, {', '.join(facts['isa'][-4:])};"
+        f" {facts['system']}, torch {facts['libraries']['torch']}. Shared with others: repeated runs differ by up to"
+        " about 15 %.",
+        "",
+        "## Targets",
+        "",
+        *table(
+            ["what", "wanted", "measured", ""],
+            [[t.text, t.wanted, t.measured, "met" if t.met else "**not met**"] for t in met],
+        ),
+        "",
+        "The eager chain is the best one that we could write with torch operations, channels first, without a search"
+        " at 8 bits (`ppcmi_fast/benchmark/chains.py`); torch.compile compiles it whole. Results are the same codes.",
+        "",
+        "## All that compete",
+        "",
+        *_headline(results),
+        "",
+        "memcpy and `copy_` go into memory that is there; every other call makes its result, as `clone` does."
+        " `fht_cpu` (PyPI) does the"
+        " transforms alone: no signs, normalization, permutation or codes, channels last and in place.",
+        "",
+        "## Where the time goes",
+        "",
+        *_roofline_text(results),
+        "",
+        "## Channels",
+        "",
+        "Structured mixing:",
+        "",
+        *_channels(results, "hadamard"),
+        "",
+        "Dense mixing (`haar`), where `matmul` is the same product without the rest:",
+        "",
+        *_channels(results, "haar"),
+        "",
+        "`klt` is compared with the readable reference instead of the chain. `switch_dequantize` with a matrix a"
+        " sample: "
+        + ", ".join(
+            f"C={case['case']['channels']} {case['calls']['ours']['median_us']:.0f} us"
+            f" (reference {over_ours(case, 'reference'):.1f}x, matmul alone {over_ours(case, 'matmul'):.1f}x)"
+            for case in cases(results, "switch")
+        )
+        + ".",
+        "",
+        "## Formats, types, sizes, threads",
+        "",
+        "`klt_quantize`, billion elements a second (eager / ours), median over batches of 1, 8 and 32 and 2, 4 and 8"
+        " bits, one thread:",
+        "",
+        *_grid(results, 1),
+    ]
+    if facts["threads"] > 1:
+        lines += ["", f"{facts['threads']} threads:", "", *_grid(results, facts["threads"])]
+    lines += [
+        "",
+        _range(results),
+        "",
+        "## A small call",
+        "",
+        "64 elements, so nearly all of it is the way to the kernel. A call on a plain tensor that nobody traces or"
+        " differentiates goes straight to it; others go through torch's dispatcher and a Python implementation.",
+        "",
+        *table(["call", "us"], [[name, f"{call['median_us']:.1f}"] for name, call in overhead.items()]),
+        "",
+        *_gpu(gpu),
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def draw(results: dict[str, Any], path: Path) -> None:
+    """Attainable and reached operations a second over operations a byte."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    memory, product = roofs(results)
+    figure, axes = pyplot.subplots(figsize=(7.5, 4.5), constrained_layout=True)
+    span = [0.5, 1, 2, 4, 8, 16, 32, 64]
+    axes.plot(
+        span, [min(product, memory * i) for i in span], color="0.3", label="roof: memcpy, matrix product"
+    )
+    axes.plot(
+        span,
+        [min(product / 2, memory * i) for i in span],
+        color="0.3",
+        linestyle="--",
+        label="additions alone (half)",
+    )
+    for operation, marker, color in (
+        ("klt", "s", "tab:blue"),
+        ("klt_quantize", "o", "tab:red"),
+        ("klt_dequantize", "^", "tab:green"),
+    ):
+        found = cases(results, "channels", operation=operation, mixing="hadamard")
+        found = [case for case in found if case["case"]["channels"] & (case["case"]["channels"] - 1) == 0]
+        x = [operations(case) * elements(case) / case["bytes_moved"] for case in found]
+        y = [operations(case) * elements(case) / case["calls"]["ours"]["median_us"] * 1e-3 for case in found]
+        axes.plot(x, y, marker=marker, color=color, linestyle=":", label=operation)
+        for case, at, height in zip(found, x, y, strict=True):
+            axes.annotate(
+                str(case["case"]["channels"]),
+                (at, height),
+                fontsize=7,
+                xytext=(4, 4),
+                textcoords="offset points",
+            )
+    axes.set(
+        xscale="log",
+        yscale="log",
+        xlabel="operations a byte that must move",
+        ylabel="GFLOP/s, one thread",
+        title="Structured transform, labelled with C",
+    )
+    axes.grid(True, which="both", alpha=0.2)
+    axes.legend(fontsize=8, loc="lower right")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=110, metadata={"Software": None})
+    pyplot.close(figure)
+
+
+def load(name: str) -> dict[str, Any] | None:
+    """A results file, None where it was never made."""
+    path = RESULTS / f"{name}.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+
+def main() -> int:
+    """Write or check the page."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--check", action="store_true")
+    given = parser.parse_args()
+    results = load("cpu")
+    if results is None:
+        print(
+            "benchmarks/results/cpu.json: expected the figures, found none; run `make bench-cpu`",
+            file=sys.stderr,
+        )
+        return 2
+    text = page(results, load("gpu"))
+    if given.check:
+        same = PAGE.is_file() and PAGE.read_text(encoding="utf-8") == text
+        if not same:
+            print(f"{PAGE.name} is not what the figures say; run `make docs`", file=sys.stderr)
+        return 0 if same else 1
+    PAGE.write_text(text, encoding="utf-8")
+    draw(results, FIGURE)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

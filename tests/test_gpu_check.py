@@ -1,0 +1,77 @@
+"""`make gpu-check` without a GPU: it says so, its steps are kept, and the kernel lab's versions are right."""
+
+from __future__ import annotations
+
+import importlib.util
+import subprocess
+import sys
+from types import ModuleType
+from typing import Any
+
+import cuda_on_host
+import pytest
+import torch
+
+BENCHMARKS = cuda_on_host.ROOT / "benchmarks"
+KERNELS = cuda_on_host.CSRC / "kernels"
+
+
+def _load() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("gpu_check", BENCHMARKS / "gpu_check.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+gpu_check: Any = _load()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="with a device it would run for minutes")
+def test_without_a_device_it_says_so_and_writes_nothing(tmp_path: Any) -> None:
+    out = tmp_path / "gpu.json"
+    command = [sys.executable, str(BENCHMARKS / "gpu_check.py"), "--json", str(out)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2 and "expected a CUDA device, found none" in done.stderr
+    assert not out.exists()
+
+
+def test_steps_keep_what_was_said_and_whether_it_passed() -> None:
+    check = gpu_check.Check(60)
+    assert check.run("fine", [sys.executable, "-c", "print('all well')"], 30)
+    assert not check.run("wrong", [sys.executable, "-c", "import sys; sys.exit('bad')"], 30)
+    assert not check.run("slow", [sys.executable, "-c", "import time; time.sleep(60)"], 1.5)
+    assert not check.run("absent", ["no-such-program"], 30)
+    said = {step["step"]: (step["passed"], step["said"]) for step in check.steps}
+    assert said["fine"] == (True, "all well") and said["wrong"] == (False, "bad")
+    assert "stopped after" in said["slow"][1] and "no-such-program" in said["absent"][1]
+
+
+def test_a_step_after_the_time_is_up_does_not_run() -> None:
+    check = gpu_check.Check(0)
+    assert not check.run("late", [sys.executable, "-c", "print(1)"], 30)
+    assert check.steps[0]["said"] == "no time left"
+
+
+@pytest.mark.parametrize("channels", [2, 64, 256])
+def test_all_versions_of_the_kernel_lab_are_right(channels: int) -> None:
+    sources = [
+        BENCHMARKS / "lab" / "klt_quantize_lab.cu",
+        KERNELS / "cuda" / "klt_quantize.cu",
+        KERNELS / "host_shim" / "shim.cpp",
+        KERNELS / "steps.cpp",
+        KERNELS / "codebooks.cpp",
+    ]
+    program = cuda_on_host.build("klt_quantize_lab", sources, ["-O1"], [])
+    done = subprocess.run([program, str(channels), "2", "70"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    lines = [f"version {version}: 0 wrong codes" for version in (1, 2, 3, 4)]
+    assert done.stdout.splitlines() == [*lines, "times: not measured without a GPU"]
+
+
+def test_the_lab_refuses_sizes_that_it_cannot_take() -> None:
+    program = next(cuda_on_host.BUILT.glob("*/klt_quantize_lab"), None)
+    if program is None:
+        pytest.skip("the lab is built by the test above, which was not run")
+    done = subprocess.run([program, "48"], capture_output=True, text=True, check=False)
+    assert done.returncode == 2 and "a power of two, 2 to 256" in done.stderr
