@@ -40,7 +40,11 @@ def test_training_through_the_transform_works_and_equals_the_reference(
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:.*torch.jit.script_method:DeprecationWarning")
+@pytest.mark.filterwarnings(
+    # torch warns of what its own compiler does.
+    "ignore:.*torch.jit.script_method:DeprecationWarning",
+    "ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning",
+)
 def test_training_through_torch_compile_gives_the_same_losses() -> None:
     example = program("differentiable_transform")
     compiled = example["train"]("cpu", 10, compiled=True)
