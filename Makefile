@@ -19,8 +19,8 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 INSTALL := $(PIP) install --quiet $(PIP_ARGS) --constraint constraints.txt
 PY_DIRS := ppcmi_fast tests docs .ci $(wildcard benchmarks examples experiments)
-CXX_FILES := $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
-CORE_FILES := CMakeLists.txt $(CXX_FILES)
+CXX_FILES := $(shell find csrc tests benchmarks -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
+CORE_FILES := CMakeLists.txt $(filter csrc/%,$(CXX_FILES))
 
 # A machine's torch may bring more OpenMP threads than cores; the tests are small and want one each.
 TEST_ENV := OMP_NUM_THREADS=1

@@ -95,7 +95,7 @@ def secrets_of(sites: list[Site], images: Tensor, masks: Tensor) -> dict[str, li
             identity = ops.KltParams("haar", z.shape[1], matrix=torch.eye(z.shape[1]))
             found[f"plain latents {scale}"] = tensor_patterns(z)
             found[f"unkeyed codes {scale}"] = windows(
-                ops.klt_quantize(z, identity, bits=min(site.bits_up, 8)).numpy().tobytes()
+                ops.klt_quantize(z.detach(), identity, bits=min(site.bits_up, 8)).numpy().tobytes()
             )
         for scale, z in site.mask_codec.encode(masks).items():
             found[f"plain mask latents {scale}"] = tensor_patterns(z)

@@ -67,6 +67,16 @@ def test_a_warp_of_less_than_32_threads_works() -> None:
     assert rows[0][:48] == groups.flatten().tolist()
 
 
+def test_shuffles_and_votes_give_what_a_warp_gives() -> None:
+    rows = results("collectives")
+    assert all(row == rows[0] for row in rows)
+    votes = sum(1 << lane for lane in range(0, 16, 3))
+    for thread in range(64):
+        warp, lane = thread // 32 * 32, thread % 32
+        before, after = 1 + warp + (lane - 1) % 32, 1 + warp + (lane + 2 if lane < 30 else lane)
+        assert rows[0][4 * thread : 4 * thread + 4] == [before, after, votes, float(warp == 32)]
+
+
 @pytest.mark.parametrize(
     ("variant", "expected"),
     [

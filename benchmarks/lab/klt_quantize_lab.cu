@@ -29,10 +29,10 @@ constexpr int kRounds = 2, kMaxDim = 256, kThreads = 256;
 
 struct Problem {
   int n, dim, area;
-  const float* x;              // [n, dim, area]
-  const float* signs;          // [kRounds, dim]
-  const std::int64_t* perm;    // [dim]
-  std::uint8_t* codes;         // [n, dim, area]
+  const float* x;            // [n, dim, area]
+  const float* signs;        // [kRounds, dim]
+  const std::int64_t* perm;  // [dim]
+  std::uint8_t* codes;       // [n, dim, area]
   float codes_per_unit;
 };
 
@@ -310,7 +310,8 @@ int main(int argc, char** argv) {
   }
   std::mt19937 random(0);
   std::normal_distribution<float> normal(0.3f, 2.0f);
-  const std::size_t elements = static_cast<std::size_t>(n) * static_cast<std::size_t>(dim) * static_cast<std::size_t>(area);
+  const std::size_t elements =
+      static_cast<std::size_t>(n) * static_cast<std::size_t>(dim) * static_cast<std::size_t>(area);
   float *x = allocate<float>(elements), *signs = allocate<float>(static_cast<std::size_t>(kRounds * dim));
   auto* perm = allocate<std::int64_t>(static_cast<std::size_t>(dim));
   for (std::size_t i = 0; i < elements; ++i) x[i] = normal(random);

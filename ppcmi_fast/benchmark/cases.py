@@ -101,6 +101,19 @@ def _fht_cpu(case: Case) -> Any:
     return run
 
 
+def _fht_gpu(case: Case) -> Any:
+    """The transforms alone, by the package fast-hadamard-transform, channels last; None where it is not there."""
+    power_of_two = case.channels & (case.channels - 1) == 0
+    there = importlib.util.find_spec("fast_hadamard_transform") is not None
+    if case.mixing != "hadamard" or not power_of_two or not there:
+        return None
+    from fast_hadamard_transform import hadamard_transform
+
+    rows = torch.randn(case.elements // case.channels, case.channels, device="cuda", dtype=DTYPES[case.dtype])
+    scale = case.channels**-0.5
+    return lambda: hadamard_transform(hadamard_transform(rows, scale), scale)
+
+
 def calls_of(case: Case, *, compiled: bool = False, peers: bool = True) -> Calls:
     """Ours first; `compiled` adds torch.compile of the eager chain, `peers` what does a part of the work.
 
@@ -141,9 +154,10 @@ def calls_of(case: Case, *, compiled: bool = False, peers: bool = True) -> Calls
     if peers:
         dense, flat = params.dense().float(), wide.flatten(2)
         calls["matmul"] = partial(torch.matmul, dense, flat)
-        fht = _fht_cpu(case) if case.device == "cpu" else None
+        cpu = case.device == "cpu"
+        fht = _fht_cpu(case) if cpu else _fht_gpu(case)
         if fht is not None:
-            calls["fht_cpu"] = fht
+            calls["fht_cpu" if cpu else "fast_hadamard_transform"] = fht
     return calls
 
 

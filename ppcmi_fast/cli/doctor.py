@@ -14,17 +14,23 @@ def _line(console: Console, name: str, value: str, style: str = "") -> None:
     console.print(Text.assemble((f"{name:<18}", "dim"), (value, style)), soft_wrap=True)
 
 
+def _instruction_set() -> str:
+    from ppcmi_fast.ops.kernels import cpu_extension
+
+    return str(cpu_extension().isa())
+
+
 def _kernel_state(loaded: dict[str, bool], cuda: bool) -> list[tuple[str, str, str]]:
     cpu_ok = loaded["_cpu"]
     cpu = (
-        "present"
+        f"present, running {_instruction_set()}"
         if cpu_ok
         else f'missing; ops need backend="torch"; cure: {_REINSTALL} (needs a C++ compiler)'
     )
     if loaded["_cuda"]:
         gpu, style = "present", "green"
     elif cuda:
-        gpu, style = 'missing; this version runs CUDA tensors with backend="torch"', "yellow"
+        gpu, style = f"missing; cure, where nvcc is: {_REINSTALL} -C cmake.define.PPCMI_CUDA=ON", "yellow"
     else:
         gpu, style = "missing; not needed, torch sees no CUDA device", ""
     return [("CPU kernels", cpu, "green" if cpu_ok else "yellow"), ("CUDA kernels", gpu, style)]

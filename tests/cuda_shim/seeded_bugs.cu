@@ -110,6 +110,16 @@ __global__ void sum_in_short_warp(const float* in, float* out, float*) {
   out[thread] = value;
 }
 
+// What each lane gets of the lane before it, of the one two on, of the voters below its half, and of any vote.
+__global__ void collectives(const float* in, float* out, float*) {
+  const int thread = static_cast<int>(threadIdx.x), lane = thread % 32;
+  float* const mine = out + 4 * thread;
+  mine[0] = __shfl_sync(kFull, in[thread], lane + 31, 32);
+  mine[1] = __shfl_down_sync(kFull, in[thread], 2);
+  mine[2] = static_cast<float>(__ballot_sync(kFull, lane < 16 && lane % 3 == 0));
+  mine[3] = static_cast<float>(__any_sync(kFull, thread == 40));
+}
+
 using Kernel = void (*)(const float*, float*, float*);
 
 struct Case {
@@ -135,6 +145,7 @@ const Case kCases[] = {
     TRANSPOSE_AND_SUM(blocks_share_output),
     {"rotation", rotate_in_warp<Bug::none>, kTile},
     {"no_syncwarp", rotate_in_warp<Bug::no_syncwarp>, kTile},
+    {"collectives", collectives, kTile},
     {"short_warp", sum_in_short_warp<Bug::none>, 48},
     {"masked_lane_absent", sum_in_short_warp<Bug::masked_lane_absent>, 48},
 };

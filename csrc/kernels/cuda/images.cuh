@@ -41,9 +41,13 @@ struct FloatSource {
       }
       return;
     }
-    for_elements(view, span, plan.dim, [&](int d, int t) {
-      const float value = to_float(data[view.position(span, t) + view.channel(d)]);
-      rows[source_row(plan, d) * kPitch + t] = value - source_offset(plan, d);
+    for_elements(view, span, 0, plan.dim, [&](auto pack, int first, int t, std::int64_t at) {
+      const auto packed = *reinterpret_cast<const Packed<T, pack.value>*>(data + at);
+#pragma unroll
+      for (int i = 0; i < pack.value; ++i) {
+        const int d = first + i;
+        rows[source_row(plan, d) * kPitch + t] = to_float(packed.at[i]) - source_offset(plan, d);
+      }
     });
   }
 };
@@ -75,9 +79,14 @@ struct FloatResult {
       }
       return;
     }
-    for_elements(view, span, end - from, [&](int k, int t) {
-      const int i = from + k;
-      from_float(row(i)[t] * (gains[t] * factor(i)) + shift(i), data[view.position(span, t) + view.channel(i)]);
+    for_elements(view, span, from, end, [&](auto pack, int first, int t, std::int64_t at) {
+      Packed<T, pack.value> packed;
+#pragma unroll
+      for (int k = 0; k < pack.value; ++k) {
+        const int i = first + k;
+        from_float(row(i)[t] * (gains[t] * factor(i)) + shift(i), packed.at[k]);
+      }
+      *reinterpret_cast<Packed<T, pack.value>*>(data + at) = packed;
     });
   }
 };
@@ -122,14 +131,15 @@ struct CodeResult {
       }
       return;
     }
-    for_elements(view, span, (end - from) / per_byte, [&](int k, int t) {
-      const int j = from / per_byte + k;
-      unsigned packed = 0;
-      for (int p = 0; p < per_byte; ++p) {
-        const int i = j * per_byte + p;
-        packed |= code(table, row(i)[t] * gains[t] + shift(i)) << (p * cells.bits);
-      }
-      data[view.position(span, t) + j * view.image.stride_c] = static_cast<std::uint8_t>(packed);
+    for_elements(view, span, from / per_byte, end / per_byte, [&](auto pack, int first, int t, std::int64_t at) {
+      Packed<std::uint8_t, pack.value> packed{};
+#pragma unroll
+      for (int k = 0; k < pack.value; ++k)
+        for (int p = 0; p < per_byte; ++p) {
+          const int i = (first + k) * per_byte + p;
+          packed.at[k] |= static_cast<std::uint8_t>(code(table, row(i)[t] * gains[t] + shift(i)) << (p * cells.bits));
+        }
+      *reinterpret_cast<Packed<std::uint8_t, pack.value>*>(data + at) = packed;
     });
   }
 };
@@ -165,12 +175,15 @@ struct CodeSource {
       }
       return;
     }
-    for_elements(view, span, plan.dim / per_byte, [&](int j, int t) {
-      const unsigned packed = data[view.position(span, t) + j * view.image.stride_c];
-      for (int p = 0; p < per_byte; ++p) {
-        const int d = j * per_byte + p;
-        rows[source_row(plan, d) * kPitch + t] = level(packed >> (p * levels.bits) & mask) - source_offset(plan, d);
-      }
+    for_elements(view, span, 0, plan.dim / per_byte, [&](auto pack, int first, int t, std::int64_t at) {
+      const auto packed = *reinterpret_cast<const Packed<std::uint8_t, pack.value>*>(data + at);
+#pragma unroll
+      for (int k = 0; k < pack.value; ++k)
+        for (int p = 0; p < per_byte; ++p) {
+          const int d = (first + k) * per_byte + p;
+          const unsigned code = static_cast<unsigned>(packed.at[k]) >> (p * levels.bits) & mask;
+          rows[source_row(plan, d) * kPitch + t] = level(code) - source_offset(plan, d);
+        }
     });
   }
 };

@@ -3,6 +3,8 @@
 // two lanes meet in a bank.
 #pragma once
 
+#include <type_traits>
+
 #include "../ops.h"
 #include "portable.h"
 
@@ -10,6 +12,7 @@ namespace ppcmi::cuda {
 
 constexpr int kThreads = 256;
 constexpr int kWarps = kThreads / 32;
+constexpr int kPack = 4;  // channels of a channels-last image in one access
 
 // kWide elements next to each other, moved in one access.
 template <typename T, int kWide>
@@ -56,6 +59,7 @@ struct View {
   int fold;
   bool vectors;        // rows can be moved in accesses of kWide elements
   bool channels_last;  // neighbours in memory are channels
+  bool packs;          // and can be moved in accesses of kPack elements
 
   __device__ __forceinline__ std::int64_t position(const Span& span, int t) const {
     const std::int64_t flat = span.first + t, y = flat / w, x = flat - y * w;
@@ -73,9 +77,12 @@ struct View {
 inline View view_of(const Image& image, std::int64_t h, std::int64_t w, int fold, int wide, std::size_t element) {
   const bool dense = fold == 1 && image.stride_w == 1 && (image.stride_h == w || h == 1);
   const auto whole = [&](std::int64_t stride) { return stride % wide == 0; };
-  const bool aligned = reinterpret_cast<std::uintptr_t>(image.data) % (element * static_cast<std::size_t>(wide)) == 0;
-  View view{image, h, w, fold, false, image.stride_c == 1 && image.c > 1};
+  const auto multiple_of = [&](std::size_t bytes) { return reinterpret_cast<std::uintptr_t>(image.data) % bytes == 0; };
+  const bool aligned = multiple_of(element * static_cast<std::size_t>(wide));
+  View view{image, h, w, fold, false, image.stride_c == 1 && image.c > 1, false};
   view.vectors = dense && aligned && whole(h * w) && whole(image.stride_c) && whole(image.stride_n);
+  const bool strides = image.stride_n % kPack == 0 && image.stride_h % kPack == 0 && image.stride_w % kPack == 0;
+  view.packs = view.channels_last && fold == 1 && image.c % kPack == 0 && strides && multiple_of(element * kPack);
   return view;
 }
 
@@ -87,16 +94,31 @@ __device__ __forceinline__ Span span_of(std::int64_t area) {
   return {tile / tiles, first, left < kTile ? static_cast<int>(left) : kTile};
 }
 
-// Calls visit(channel, position in the tile) for all of `channels` x span.count, by all threads, neighbours in memory
-// one after the other.
+// Calls visit(pack, channel, position in the tile, offset in the image) for channels [from, end) of all positions, by
+// all threads; `pack` is a std::integral_constant, 1 or kPack: so many channels lie one after the other there.
+// Neighbours in memory are visited by neighbouring lanes. With packs a warp takes 8 positions x 16 channels, which meet
+// in few banks.
 template <typename Visit>
-__device__ __forceinline__ void for_elements(const View& view, const Span& span, int channels, const Visit& visit) {
-  const int total = channels * span.count;
-  for (int k = static_cast<int>(threadIdx.x); k < total; k += kThreads) {
-    if (view.channels_last) {
-      visit(k % channels, k / channels);
-    } else {
-      visit(k / span.count, k % span.count);
+__device__ __forceinline__ void for_elements(const View& view, const Span& span, int from, int end,
+                                             const Visit& visit) {
+  const int lane = static_cast<int>(threadIdx.x) % 32, warp = static_cast<int>(threadIdx.x) / 32;
+  if (view.packs) {
+    for (int t = warp * 8 + lane % 8; t < span.count; t += kWarps * 8) {
+      const std::int64_t offset = view.position(span, t);
+      for (int c = from + lane / 8 * kPack; c < end; c += 4 * kPack)
+        visit(std::integral_constant<int, kPack>{}, c, t, offset + view.channel(c));
+    }
+  } else if (view.channels_last) {
+    for (int t = warp; t < span.count; t += kWarps) {
+      const std::int64_t offset = view.position(span, t);
+      for (int c = from + lane; c < end; c += 32)
+        visit(std::integral_constant<int, 1>{}, c, t, offset + view.channel(c));
+    }
+  } else {
+    for (int t = lane; t < span.count; t += 32) {
+      const std::int64_t offset = view.position(span, t);
+      for (int c = from + warp; c < end; c += kWarps)
+        visit(std::integral_constant<int, 1>{}, c, t, offset + view.channel(c));
     }
   }
 }

@@ -165,20 +165,6 @@ T __ldg(const T* address) {
   return *address;
 }
 
-// Fibers never meet within an addition, so a plain one is atomic.
-inline int atomicAdd(int* address, int value) { return std::exchange(*address, *address + value); }
-inline float atomicAdd(float* address, float value) { return std::exchange(*address, *address + value); }
-
 inline float rsqrtf(float value) { return 1.0f / std::sqrt(value); }
 inline unsigned __float_as_uint(float value) { return ppcmi::shim::bit_cast<unsigned>(value); }
 inline float __uint_as_float(unsigned bits) { return ppcmi::shim::bit_cast<float>(bits); }
-inline int __float_as_int(float value) { return ppcmi::shim::bit_cast<int>(value); }
-
-// Saturates; NaN gives 0.
-inline int __float2int_rd(float value) {
-  const float floor = std::floor(value);
-  if (floor != floor) return 0;
-  if (floor >= 2147483648.0f) return INT32_MAX;
-  if (floor < -2147483648.0f) return INT32_MIN;
-  return static_cast<int>(floor);
-}
