@@ -11,7 +11,8 @@ import torch
 from PIL import Image
 
 from ppcmi_fast.data.arrays import Arrays, load_arrays, load_image, load_mask
-from ppcmi_fast.data.folder import Dataset, Record, load_folder, open_grey
+from ppcmi_fast.data.folder import load_folder, open_grey
+from ppcmi_fast.data.records import Dataset, Record
 from ppcmi_fast.data.splits import Split, check_disjoint, split_by_subject
 from ppcmi_fast.errors import DataError
 

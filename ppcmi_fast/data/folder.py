@@ -3,43 +3,17 @@
 from __future__ import annotations
 
 import csv
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from ppcmi_fast.data.records import Dataset, Record
 from ppcmi_fast.errors import DataError
 
 COLUMNS = ("image", "mask", "subject", "site")
 SHOWN = 5
-
-
-@dataclass(frozen=True)
-class Record:
-    """One image with its mask. `spacing` is (y, x) in millimetres a pixel of the file, where known."""
-
-    image: Path
-    mask: Path
-    subject: str
-    site: str
-    spacing: tuple[float, float] | None = None
-
-
-@dataclass(frozen=True)
-class Dataset:
-    """A folder that has been checked whole. `classes` counts the background."""
-
-    name: str
-    root: Path
-    records: list[Record]
-    classes: int
-
-    @property
-    def spacing_known(self) -> bool:
-        """Whether every image has its spacing in millimetres."""
-        return all(record.spacing is not None for record in self.records)
 
 
 def open_grey(path: Path) -> Image.Image:

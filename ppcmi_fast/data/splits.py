@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
-from ppcmi_fast.data.folder import Record
+from ppcmi_fast.data.records import Record
 from ppcmi_fast.errors import DataError
 
 MIN_SUBJECTS = 3

@@ -73,11 +73,48 @@ class BaselineConfig(_Section):
     images: Annotated[int, Field(ge=0)] = 0
 
 
+class ReadingConfig(_Section):
+    """How the data set is read and divided among sites.
+
+    Attributes:
+        layout: "auto", "folder" (manifest.csv) or a published layout, see docs/data.md.
+        window: (low, high) in the files' units, such as Hounsfield units, mapped to 0..1; None: percentiles.
+        drop_empty: leave out images whose mask is empty.
+        max_broken: share of files that may be unreadable.
+        partition: "data" takes the sites that the data names, "group" a site a group, "iid" and "skew" draw `sites`.
+        concentration: of the Dirichlet draw of "skew".
+    """
+
+    layout: str = "auto"
+    window: tuple[float, float] | None = None
+    drop_empty: bool = False
+    max_broken: Annotated[float, Field(ge=0, le=1)] = 0.05
+    partition: Literal["data", "group", "iid", "skew"] = "data"
+    sites: Annotated[int, Field(ge=2)] = 4
+    concentration: Annotated[float, Field(gt=0)] = 0.5
+
+    @field_validator("layout")
+    @classmethod
+    def _known(cls, value: str) -> str:
+        from ppcmi_fast.data.readers import LAYOUTS
+
+        if value not in ("auto", *LAYOUTS):
+            raise ValueError(f"expected auto or one of {', '.join(LAYOUTS)}, got {value!r}")
+        return value
+
+    @field_validator("window")
+    @classmethod
+    def _ascending(cls, value: tuple[float, float] | None) -> tuple[float, float] | None:
+        if value is not None and not value[0] < value[1]:
+            raise ValueError(f"expected low < high, got {value}")
+        return value
+
+
 class RunConfig(_Section):
     """One experiment.
 
     Attributes:
-        data: folder with images, masks and manifest.csv.
+        data: folder with images, masks and manifest.csv, or a data set as it is published.
         size: edge in pixels to which images are resized, a multiple of the coarsest scale and mask block.
         trust: what the server is handed, see docs/architecture.md.
         mixing: the sites' mixing, "hadamard" or "haar".
@@ -98,6 +135,7 @@ class RunConfig(_Section):
     bits_down: Bits = 4
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     threads: Annotated[int, Field(ge=0)] = 0
+    reading: ReadingConfig = ReadingConfig()
     codec: CodecConfig = CodecConfig()
     mapper: MapperConfig = MapperConfig()
     baselines: BaselineConfig = BaselineConfig()

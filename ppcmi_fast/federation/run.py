@@ -5,6 +5,7 @@ from __future__ import annotations
 import resource
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,8 +15,10 @@ from torch import Tensor, nn
 
 from ppcmi_fast.baselines.unet import make_unet, predict, train_unet
 from ppcmi_fast.data.arrays import Arrays, load_arrays
-from ppcmi_fast.data.folder import Dataset, load_folder
+from ppcmi_fast.data.partition import partition
 from ppcmi_fast.data.phantom import MIN_SIZE, PHANTOM_CLASSES
+from ppcmi_fast.data.readers import ReadOptions, open_dataset
+from ppcmi_fast.data.records import Dataset
 from ppcmi_fast.data.splits import Split, split_by_subject
 from ppcmi_fast.environment import describe_environment
 from ppcmi_fast.errors import ConfigError, DataError
@@ -46,7 +49,9 @@ class FederatedRun:
         parts = {"train": split.train, "val": split.val, "test": split.test}
         self.data: dict[str, dict[str, Arrays]] = {
             name: {
-                part: load_arrays([r for r in rs if r.site == name], config.size)
+                part: load_arrays(
+                    [r for r in rs if r.site == name], config.size, dataset.layout, dataset.window
+                )
                 for part, rs in parts.items()
             }
             for name in names
@@ -308,13 +313,28 @@ class FederatedRun:
         return metrics
 
 
+def read_dataset(config: RunConfig) -> Dataset:
+    """The data set of a run, divided among sites as its settings say."""
+    reading = config.reading
+    options = ReadOptions(reading.drop_empty, reading.max_broken, reading.window, config.classes)
+    dataset = open_dataset(config.data, reading.layout, options)
+    records = partition(
+        dataset.records,
+        reading.partition,
+        sites=reading.sites,
+        concentration=reading.concentration,
+        seed=config.seed,
+    )
+    return replace(dataset, records=records)
+
+
 def check_dataset(dataset: Dataset) -> None:
     """Raise DataError unless the data can form a federation."""
     sites = {record.site for record in dataset.records}
     if len(sites) < 2:
         raise DataError(
             f"{dataset.root}: expected at least 2 sites in the manifest's column 'site', got {sorted(sites)};"
-            " a federation needs several - split the subjects into sites there"
+            " a federation needs several - split the subjects into sites there, or set reading.partition=iid"
         )
     # Keys lie in keys/SITE.key and keys/federation.key, also where file names ignore case.
     taken = [site for site in sites if site.casefold() == "federation"]
@@ -367,7 +387,7 @@ def federate(
     from rich.console import Console
 
     torch.set_num_threads(config.threads or torch.get_num_threads())
-    dataset = load_folder(config.data, config.classes)
+    dataset = read_dataset(config)
     check_dataset(dataset)
     config.check_classes(dataset.classes)
     check_phantom(config, dataset.classes)
