@@ -1,72 +1,101 @@
-"""The programs under examples/ run and show what their README says."""
+"""What the examples claim, on small sizes."""
 
 from __future__ import annotations
 
-import runpy
+from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import differentiable_transform
 import pytest
+import rotate_and_quantize
+import torch
 
-EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
-
-
-def program(name: str) -> dict[str, Any]:
-    return runpy.run_path(str(EXAMPLES / f"{name}.py"))
+SMALL = ["--tokens", "64", "--heads", "2", "--dim", "64"]
 
 
-def test_a_rotated_cache_is_closer_than_a_plain_one_of_its_size(capsys: pytest.CaptureFixture[str]) -> None:
-    example = program("rotate_and_quantize")
-    rows = {row[0]: row[1:] for row in example["compare"](4, 64, 128, "cpu")}
-    plain, rotated = rows["4 bits, absmax"], rows["4 bits, rotated"]
-    assert rotated[0] <= plain[0] * 1.01
-    assert rotated[1] < 0.8 * plain[1] and rotated[2] < plain[2]
-    assert rows["8 bits, rotated"][1] < rotated[1] < rows["2 bits, rotated"][1]
-    assert rows["2 bits, rotated"][0] < rotated[0] < rows["float16"][0] / 3
-    example["main"](["--heads", "2", "--tokens", "16", "--dim", "64"])
-    assert len(capsys.readouterr().out.splitlines()) == 1 + len(rows)
+def test_rotation_lowers_the_error_at_the_same_bytes(capsys: pytest.CaptureFixture[str]) -> None:
+    rows = {row.name: row for row in rotate_and_quantize.main(SMALL)}
+    plain, rotated = rows["absmax int4"], rows["rotated 4-bit"]
+    assert rotated.cache_bytes == plain.cache_bytes == 2 * 2 * 64 * (64 // 2 + 2)
+    assert rotated.cache_error < plain.cache_error
+    assert rotated.attention_error < plain.attention_error
+    printed = capsys.readouterr().out
+    assert all(row.name in printed and str(row.cache_bytes) in printed for row in rows.values())
 
 
-def test_training_through_the_transform_works_and_equals_the_reference(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    example = program("differentiable_transform")
-    assert example["gradient_error"]("cpu") < 1e-4
-    ours, theirs = example["train"]("cpu", 40), example["train"]("cpu", 40, backend="torch")
-    assert ours[-1] < 0.5 * ours[0]
-    assert ours == pytest.approx(theirs, rel=1e-2)
-    example["main"](["--steps", "2"])
-    assert "after 2 steps" in capsys.readouterr().out
+def test_more_bits_are_more_bytes_and_less_error() -> None:
+    rows = rotate_and_quantize.main(SMALL)[2:]
+    assert [row.name for row in rows] == ["rotated 2-bit", "rotated 4-bit", "rotated 8-bit"]
+    for fewer, more in pairwise(rows):
+        assert fewer.cache_bytes < more.cache_bytes
+        assert fewer.cache_error > more.cache_error
+        assert fewer.attention_error > more.attention_error
 
 
-@pytest.mark.slow
-@pytest.mark.filterwarnings(
-    # torch warns of what its own compiler does.
-    "ignore:.*torch.jit.script_method:DeprecationWarning",
-    "ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning",
-)
-def test_training_through_torch_compile_gives_the_same_losses() -> None:
-    example = program("differentiable_transform")
-    compiled = example["train"]("cpu", 10, compiled=True)
-    assert compiled == pytest.approx(example["train"]("cpu", 10), rel=1e-2)
+def test_a_seed_decides_the_table() -> None:
+    assert rotate_and_quantize.main(SMALL) == rotate_and_quantize.main(SMALL)
+    assert rotate_and_quantize.main(SMALL) != rotate_and_quantize.main([*SMALL, "--seed", "1"])
+
+
+def test_zero_positions_stay_zero() -> None:
+    params = rotate_and_quantize.ROTATION_KEY.klt_params("image", 1, 64)
+    zeros = torch.zeros(1, 2, 3, 64, dtype=torch.float16)
+    cached = rotate_and_quantize.quantize(zeros, params, 4)
+    assert not rotate_and_quantize.dequantize(cached, params, 4, zeros.shape).any()
+    assert not rotate_and_quantize.absmax_int4(zeros).any()
+
+
+def test_gradients_equal_the_reference_and_the_net_learns() -> None:
+    torch._dynamo.reset()
+    result = differentiable_transform.main(["--steps", "25", "--compiler", "aot_eager"])
+    assert result.gradient_difference <= differentiable_transform.TOLERANCE
+    assert result.compiled_difference is not None
+    assert result.compiled_difference <= differentiable_transform.TOLERANCE
+    assert result.losses[-1] < 0.8 * result.losses[0]
+
+
+def test_differing_gradients_end_with_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(differentiable_transform, "difference", lambda ours, theirs: float("nan"))
+    with pytest.raises(SystemExit, match="gradients: expected a difference of at most"):
+        differentiable_transform.main(["--steps", "1", "--compiler", "none"])
+
+
+ROTATE, TRAIN = rotate_and_quantize.main, differentiable_transform.main
 
 
 @pytest.mark.parametrize(
-    ("name", "arguments", "message"),
+    ("main", "arguments", "expected", "got"),
     [
-        (
-            "rotate_and_quantize",
-            ["--dim", "6"],
-            "--dim: expected a multiple of 4, so that 2 bits fill bytes, got 6",
-        ),
-        ("rotate_and_quantize", ["--tokens", "0"], "--tokens: expected at least 1, got 0"),
-        ("rotate_and_quantize", ["--device", "tpu"], "invalid choice"),
-        ("differentiable_transform", ["--steps", "0"], "--steps: expected at least 1, got 0"),
+        (ROTATE, ["--tokens", "0"], "--tokens: expected an integer of at least 1", "got '0'"),
+        (ROTATE, ["--heads", "two"], "--heads: expected an integer of at least 1", "got 'two'"),
+        (ROTATE, ["--dim", "66"], "--dim: expected a multiple of 4", "got 66"),
+        (ROTATE, ["--dim", "268"], "odd m <= 63", "got 268"),
+        (ROTATE, ["--device", "gpu"], "--device: expected 'cpu' or 'cuda'", "got 'gpu'"),
+        (ROTATE, ["--device", "cuda:99"], "--device: expected a device that is there", "got 'cuda:99'"),
+        (TRAIN, ["--steps", "-1"], "--steps: expected an integer of at least 1", "got '-1'"),
+        (TRAIN, ["--dim", "7"], "--dim: dim: expected m * 2^a", "got 7"),
+        (TRAIN, ["--compiler", "gcc"], "--compiler: expected one of", "got 'gcc'"),
     ],
 )
-def test_a_wrong_argument_is_named(
-    name: str, arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+def test_bad_arguments_are_named(
+    main: Callable[[list[str]], object],
+    arguments: list[str],
+    expected: str,
+    got: str,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     with pytest.raises(SystemExit) as stopped:
-        program(name)["main"](arguments)
-    assert stopped.value.code == 2 and message in capsys.readouterr().err
+        main(arguments)
+    message = capsys.readouterr().err
+    assert stopped.value.code == 2
+    assert expected in message and got in message
+
+
+def test_the_lines_of_the_readme() -> None:
+    text = (Path(rotate_and_quantize.__file__).parent / "README.md").read_text(encoding="utf-8")
+    names: dict[str, Any] = {}
+    exec(text.split("```python\n")[1].split("```")[0], names)
+    torch.testing.assert_close(names["back"], names["x"], rtol=1e-4, atol=1e-5)
+    assert rotate_and_quantize.relative_error(names["restored"], names["x"]) < 0.2
