@@ -25,7 +25,7 @@ from ppcmi_fast.errors import DataError
 pytest.importorskip("matplotlib")
 pytest.importorskip("jinja2")
 
-COMMANDS = ("demo", "phantom", "keygen", "federate", "segment", "report", "bench", "doctor")
+COMMANDS = ("demo", "phantom", "keygen", "federate", "segment", "report", "bench", "data", "doctor")
 
 
 def ppcmi(*arguments: str | int | Path) -> Result:
@@ -93,7 +93,7 @@ def test_help_lists_the_commands_and_loads_no_torch() -> None:
 
 
 def test_help_of_every_command() -> None:
-    for command in (*COMMANDS, "bench klt"):
+    for command in (*COMMANDS, "bench klt", "data check"):
         assert ppcmi(*command.split(), "--help").exit_code == 0
 
 
@@ -150,6 +150,10 @@ def test_a_resumed_run_keeps_no_total(calls: Calls, data: Path, tmp_path: Path) 
         (["bench", "klt", "--bits", "2", "--channels", "3"], "--bits"),
         (["bench", "klt", "--mixing", "fourier"], "--mixing: expected one of"),
         (["bench", "klt", "--operation", "svd"], "--operation: expected one of"),
+        (["data", "check", "image.png"], "expected a folder, got a file"),
+        (["data", "check", ".", "--layout", "dicomdir"], "--layout: expected auto or one of"),
+        (["data", "check", ".", "--sheet", "sheet.jpg"], "--sheet: expected a PNG file"),
+        (["data", "check", ".", "--max-broken", "7"], "--max-broken: expected a share"),
         (["bench", "klt", "--suite", "cpu"], "--json: expected a file"),
     ],
 )

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from native_layouts import WRITERS
 from PIL import Image
 from rich.console import Console
 
@@ -193,6 +194,43 @@ def test_every_mode_runs(phantoms: Path, tmp_path: Path, more: tuple[str, ...]) 
     metrics = federate(settings(phantoms, "baselines.methods=[]", *more), tmp_path / "run")
     assert 0 <= metrics["methods"]["ppcmi"]["dice"]["mean"] <= 1
     assert ("ppcmi_float32" in metrics["methods"]) == ("bits_up=32" not in more)
+
+
+@pytest.mark.parametrize(
+    ("layout", "more"), [("acdc", ("reading.partition=group",)), ("nerve", ("reading.drop_empty=true",))]
+)
+def test_a_published_layout_is_federated_as_it_comes(
+    layout: str, more: tuple[str, ...], tmp_path: Path
+) -> None:
+    # Three subjects a site at least: one each to train, validate and test.
+    data = WRITERS[layout](tmp_path / "data", 6)
+    partition = () if "reading.partition=group" in more else ("reading.partition=iid", "reading.sites=2")
+    metrics = federate(settings(data, "baselines.methods=[]", *partition, *more), tmp_path / "run")
+    assert metrics["dataset"]["layout"] == layout and metrics["dataset"]["broken"] == []
+    sites = {"acdc": {"DCM", "NOR"}, "nerve": {"site-0", "site-1"}}[layout]
+    assert set(metrics["dataset"]["sites"]) == sites
+    assert 0 <= metrics["methods"]["ppcmi"]["dice"]["mean"] <= 1
+    assert metrics["dataset"]["empty_masks"] == {"acdc": 0, "nerve": 12}[layout]
+
+
+def test_a_layout_without_sites_says_how_to_make_them(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"or set reading\.partition=iid"):
+        federate(settings(WRITERS["psfhs"](tmp_path / "data")), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("reading.layout=dicomdir", "expected auto or one of folder, psfhs"),
+        ("reading.window=[5,1]", "expected low < high"),
+        ("reading.max_broken=2", "less than or equal to 1"),
+        ("reading.sites=1", "greater than or equal to 2"),
+    ],
+)
+def test_wrong_settings_of_reading_are_named(phantoms: Path, setting: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        settings(phantoms, setting)
 
 
 def test_one_site_is_no_federation(tmp_path: Path) -> None:

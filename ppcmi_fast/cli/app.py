@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 
 from ppcmi_fast import __version__
-from ppcmi_fast.cli import bench
+from ppcmi_fast.cli import bench, data
 from ppcmi_fast.cli.errors import Group, resumable
 from ppcmi_fast.errors import ConfigError, DataError, RunError
 
@@ -26,6 +26,7 @@ app = typer.Typer(
     help="Train one segmentation model across sites that show each other no image, over keyed latents.",
 )
 app.add_typer(bench.app, name="bench")
+app.add_typer(data.app, name="data")
 
 
 class Modality(str, Enum):

@@ -143,7 +143,7 @@ def finish(reader: Reader, root: Path, scan: Scan, options: ReadOptions) -> Data
             f"{root}: expected masks with at least one class above 0, all are empty; check the masks"
         )
     classes = options.classes or max(max(scan.labels) + 1, len(reader.class_names) + 1)
-    names = reader.class_names or tuple(f"class {index}" for index in range(1, classes))
+    names = reader.class_names or tuple(str(index) for index in range(1, classes))
     return Dataset(
         root.resolve().name,
         root,
