@@ -82,6 +82,7 @@ bench: setup
 bench-cpu: setup
 	$(INSTALL) fht-cpu
 	$(TEST_ENV) $(BIN)/ppcmi bench klt --suite cpu --compiled --threads 2 --json benchmarks/results/cpu.json
+	$(TEST_ENV) $(BIN)/ppcmi bench klt --suite roof --json benchmarks/results/roof.json
 
 # Build, GPU tests, compute-sanitizer, kernel lab and benchmark in under 8 minutes, with $(PYTHON) as it is: torch for
 # CUDA, scikit-build-core, pybind11 and pytest have to be there. Writes benchmarks/results/gpu.json.

@@ -12,6 +12,7 @@ import torch
 
 from ppcmi_fast.benchmark import suites, timing
 from ppcmi_fast.benchmark.cases import DTYPES, LAYOUTS, Case, calls_of, measure
+from ppcmi_fast.errors import ConfigError
 
 
 def test_calls_take_turns_after_one_that_is_not_counted(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -21,6 +22,16 @@ def test_calls_take_turns_after_one_that_is_not_counted(monkeypatch: pytest.Monk
     samples = timing.take_turns(calls, 3)
     assert order == ["a"] * 2 + ["b"] * 2 + ["a", "a", "b", "b"] * 3
     assert [len(times) for times in samples.values()] == [3, 3]
+
+
+def test_cold_calls_come_after_other_memory_was_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(timing, "EVICTING_BYTES", 64)
+    order: list[str] = []
+    calls: dict[str, Callable[[], Any]] = {"a": lambda: order.append("a"), "b": lambda: order.append("b")}
+    monkeypatch.setattr(torch.Tensor, "add_", lambda *_: order.append("evict"))
+    samples = timing.take_turns_cold(calls, 2)
+    assert order == ["a", "b", *["evict", "a", "evict", "b"] * 2]
+    assert all(len(times) == 2 for times in samples.values())
 
 
 def test_ratios_are_taken_within_a_round() -> None:
@@ -95,6 +106,36 @@ def test_a_suite_covers_what_the_page_promises() -> None:
     }
     gpu = list(suites.gpu_suite())
     assert all(case.device == "cuda" and case.elements * 4 >= 2**28 for _, case, _ in gpu)
+
+
+def test_the_roofs_are_above_what_any_operator_reaches(tmp_path: Path) -> None:
+    out = tmp_path / "roof.json"
+    suites.run_roofs(out, "ppcmi bench klt --suite roof")
+    roofs = json.loads(out.read_text())["roofs"]
+    assert roofs["multiply_add_gflop_s"] > roofs["add_gflop_s"] > 1
+    assert set(roofs["memcpy_gb_s"]) == {"64", "256"} and all(
+        rate > 1 for rate in roofs["memcpy_gb_s"].values()
+    )
+
+
+def test_groups_are_measured_again_and_the_others_kept(tmp_path: Path) -> None:
+    small = Case(channels=16, batch=1, size=4)
+    planned: list[suites.Planned] = [
+        (group, small, {"rounds": 3, "peers": False}) for group in ("bits", "grid")
+    ]
+    out = tmp_path / "cpu.json"
+    settings: dict[str, Any] = {"device": "cuda", "threads": 1, "tell": lambda _: None}
+    with pytest.raises(ConfigError, match="--again: expected the figures of a whole run"):
+        suites.run(planned, out, command="b", again=("bits",), **settings)
+    suites.run(planned, out, command="a", **settings)
+    before = {case["group"]: case for case in json.loads(out.read_text())["cases"]}
+    suites.run(planned, out, command="b", again=("bits",), **settings)
+    after = json.loads(out.read_text())
+    assert (after["command"], after["again"]) == ("a", "b")
+    found = {case["group"]: case for case in after["cases"]}
+    assert len(after["cases"]) == 2 and found["grid"] == before["grid"] and found["bits"] != before["bits"]
+    with pytest.raises(ConfigError, match="--again: expected groups among bits, grid, got all"):
+        suites.run(planned, out, command="b", again=("all",), **settings)
 
 
 def test_a_suites_file_is_whole_and_names_its_command(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import SimpleITK as sitk
 import torch
 from native_layouts import WRITERS
 from PIL import Image
@@ -196,21 +197,37 @@ def test_every_mode_runs(phantoms: Path, tmp_path: Path, more: tuple[str, ...]) 
     assert ("ppcmi_float32" in metrics["methods"]) == ("bits_up=32" not in more)
 
 
-@pytest.mark.parametrize(
-    ("layout", "more"), [("acdc", ("reading.partition=group",)), ("nerve", ("reading.drop_empty=true",))]
-)
-def test_a_published_layout_is_federated_as_it_comes(
-    layout: str, more: tuple[str, ...], tmp_path: Path
-) -> None:
+PARTITIONED = {
+    "acdc": ("reading.partition=group",),
+    "nerve": ("reading.partition=iid", "reading.sites=2", "reading.drop_empty=true"),
+}
+
+
+@pytest.mark.parametrize("layout", PARTITIONED)
+def test_a_published_layout_is_federated_as_it_comes(layout: str, tmp_path: Path) -> None:
     # Three subjects a site at least: one each to train, validate and test.
     data = WRITERS[layout](tmp_path / "data", 6)
-    partition = () if "reading.partition=group" in more else ("reading.partition=iid", "reading.sites=2")
-    metrics = federate(settings(data, "baselines.methods=[]", *partition, *more), tmp_path / "run")
+    chosen = settings(data, "baselines.methods=[]", *PARTITIONED[layout])
+    metrics = federate(chosen, tmp_path / "run")
     assert metrics["dataset"]["layout"] == layout and metrics["dataset"]["broken"] == []
     sites = {"acdc": {"DCM", "NOR"}, "nerve": {"site-0", "site-1"}}[layout]
     assert set(metrics["dataset"]["sites"]) == sites
     assert 0 <= metrics["methods"]["ppcmi"]["dice"]["mean"] <= 1
     assert metrics["dataset"]["empty_masks"] == {"acdc": 0, "nerve": 12}[layout]
+
+
+def test_a_volume_is_segmented_in_its_own_geometry(tmp_path: Path) -> None:
+    data = WRITERS["acdc"](tmp_path / "data", 6)
+    federate(settings(data, "baselines.methods=[]", *PARTITIONED["acdc"]), tmp_path / "run")
+    source, out = data / "patient001" / "patient001_frame01.nii.gz", tmp_path / "mask.nii.gz"
+    voxels = segment_image(tmp_path / "run", "NOR", source, out)
+    before, after = sitk.ReadImage(str(source)), sitk.ReadImage(str(out))
+    assert sitk.GetArrayFromImage(after).shape == (4, 36, 30) and sum(voxels.values()) == 4 * 36 * 30
+    for name in ("Origin", "Spacing", "Direction"):
+        assert getattr(before, f"Get{name}")() == pytest.approx(getattr(after, f"Get{name}")())
+    assert set(np.unique(sitk.GetArrayFromImage(after)).tolist()) == set(voxels)
+    with pytest.raises(DataError, match=r"--out: expected a name ending in one of \.nii, .* got .*mask\.png"):
+        segment_image(tmp_path / "run", "NOR", source, tmp_path / "mask.png")
 
 
 def test_a_layout_without_sites_says_how_to_make_them(tmp_path: Path) -> None:

@@ -27,9 +27,11 @@ def _load() -> ModuleType:
 make: Any = _load()
 CPU: dict[str, Any] = json.loads((ROOT / "benchmarks" / "results" / "cpu.json").read_text())
 
+ROOF: dict[str, Any] = json.loads((ROOT / "benchmarks" / "results" / "roof.json").read_text())["roofs"]
+
 
 def test_the_page_is_what_the_figures_say() -> None:
-    assert (ROOT / "docs" / "performance.md").read_text() == make.page(CPU, make.load("gpu"))
+    assert (ROOT / "docs" / "performance.md").read_text() == make.page(CPU, ROOF, make.load("gpu"))
 
 
 def test_every_target_is_there_and_a_missed_one_is_called_so() -> None:
@@ -47,14 +49,14 @@ def test_every_target_is_there_and_a_missed_one_is_called_so() -> None:
     slow = copy.deepcopy(CPU)
     make.only(slow, "headline", operation="klt_quantize", channels=64)["calls"]["eager"]["over_ours"] = 11.9
     (target,) = [t for t in make.targets(slow) if t.text.startswith("C=64: klt_quantize, vs the eager")]
-    assert not target.met and "**not met**" in make.page(slow, None)
+    assert not target.met and "**not met**" in make.page(slow, ROOF, None)
     fast = copy.deepcopy(slow)
     make.only(fast, "headline", operation="klt_quantize", channels=64)["calls"]["eager"]["over_ours"] = 12.0
     assert next(t for t in make.targets(fast) if t.text == target.text).met
 
 
 def test_without_a_gpu_no_figure_stands_in_its_place() -> None:
-    text = make.page(CPU, None).split("## On a GPU")[1]
+    text = make.page(CPU, ROOF, None).split("## On a GPU")[1]
     assert text.count("not yet measured") == 3 and "B / 5" in text
 
 
@@ -62,7 +64,7 @@ def test_a_gpus_figures_are_set_against_its_copy() -> None:
     case = copy.deepcopy(make.only(CPU, "headline", operation="klt_quantize", channels=64))
     case["calls"] = {"ours": {"median_us": 50.0}, "copy_": {"median_us": 100.0}}
     device = {"name": "A GPU", "torch": "2.11", "cuda": "13.0"}
-    text = make.page(CPU, {"device": device, "benchmark": {"cases": [case]}})
+    text = make.page(CPU, ROOF, {"device": device, "benchmark": {"cases": [case]}})
     # 5 bytes an element in half the time in which the copy moves 8.
     assert "| 125 % |" in text and "not yet measured" not in text
 
@@ -76,5 +78,11 @@ def test_operations_count_stages_signs_norm_and_result() -> None:
 
 def test_the_roofline_is_drawn(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
-    make.draw(CPU, tmp_path / "roofline.png")
+    make.draw(CPU, ROOF, tmp_path / "roofline.png")
     assert (tmp_path / "roofline.png").stat().st_size > 10_000
+
+
+def test_where_the_time_goes_is_computed_from_the_roofs() -> None:
+    case = make.only(CPU, "headline", operation="klt_quantize", channels=64)
+    roof = {**ROOF, "add_gflop_s": make.operations(case) * make.elements(case) * 1e-3 / 77.0}
+    assert "| 64 | 18 | 77 |" in make.page(CPU, roof, None)

@@ -17,6 +17,7 @@ from PIL import Image
 
 from ppcmi_fast.data.arrays import load_arrays
 from ppcmi_fast.data.readers import ReadOptions, open_dataset, reader_of
+from ppcmi_fast.data.readers.base import read_volume, write_labels
 from ppcmi_fast.data.readers.nerve import decode_runs, encode_runs
 from ppcmi_fast.data.records import Dataset
 from ppcmi_fast.data.similarity import group_similar
@@ -129,6 +130,29 @@ def test_volumes_are_turned_to_the_patients_axes_with_their_masks(tmp_path: Path
     for a, b in zip(first, second, strict=True):
         assert np.allclose(reader.pixels(a), reader.pixels(b))
         assert np.array_equal(reader.mask(a), reader.mask(b)) and reader.mask(a).any()
+
+
+@pytest.mark.parametrize(
+    ("shape", "spacing", "direction"),
+    [
+        ((5, 20, 24), (1.0, 1.2, 6.0), (1, 0, 0, 0, 1, 0, 0, 0, 1)),
+        ((5, 20, 24), (1.0, 1.2, 6.0), (-1, 0, 0, 0, -1, 0, 0, 0, 1)),
+        ((20, 6, 24), (1.0, 8.0, 1.1), (1, 0, 0, 0, 1, 0, 0, 0, -1)),
+        ((7, 20, 24), (1.0, 1.0, 1.0), (0, 0, 1, 1, 0, 0, 0, 1, 0)),
+    ],
+)
+def test_class_maps_are_written_where_the_source_lies(
+    shape: tuple[int, ...], spacing: tuple[float, ...], direction: tuple[int, ...], tmp_path: Path
+) -> None:
+    # The slices of the source itself, written as labels, must be the source again, voxel by voxel.
+    values = np.random.default_rng(0).integers(0, 4, shape).astype(np.uint8)
+    source, out = tmp_path / "source.nii.gz", tmp_path / "labels.nii.gz"
+    write_itk(values, source, spacing, Direction=direction, Origin=(3.0, -7.0, 11.0))
+    write_labels(read_volume(source).values.astype(np.uint8), source, out)
+    before, after = sitk.ReadImage(str(source)), sitk.ReadImage(str(out))
+    assert np.array_equal(sitk.GetArrayFromImage(after), values)
+    for name in ("Origin", "Spacing", "Direction", "Size"):
+        assert np.allclose(getattr(before, f"Get{name}")(), getattr(after, f"Get{name}")(), atol=1e-5), name
 
 
 def test_slices_are_cut_across_the_coarse_axis(tmp_path: Path) -> None:

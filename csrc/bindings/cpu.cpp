@@ -57,6 +57,12 @@ PYBIND11_MODULE(_cpu, module) {
   module.def("klt_quantize", &klt_quantize);
   module.def("klt_dequantize", &klt_dequantize);
   module.def("switch_dequantize", &switch_dequantize);
+  // How many additions, or multiply-adds, it has done; for benchmarks.
+  module.def("peak", [](std::int64_t rounds, float step, bool fused) {
+    py::gil_scoped_release release;
+    ppcmi::kernels().peak(rounds, step, fused);
+    return ppcmi::kernels().peak_operations(rounds);
+  });
   module.def("isa", [] { return std::string(ppcmi::kernels().name); });
   module.def("isas", &ppcmi::isas);
   module.def("use_isa", &ppcmi::use_isa);

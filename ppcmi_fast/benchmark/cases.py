@@ -69,7 +69,8 @@ class Case:
         return 2 * image if self.operation == "klt" else image + self.elements * self.bits // 8
 
 
-def _memcpy(target: Tensor, source: Tensor) -> None:
+def memcpy(target: Tensor, source: Tensor) -> None:
+    """The C library's, of all bytes of the source."""
     ctypes.memmove(target.data_ptr(), source.data_ptr(), source.numel() * source.element_size())
 
 
@@ -148,7 +149,7 @@ def calls_of(case: Case, *, compiled: bool = False, peers: bool = True) -> Calls
     wide = x.float().contiguous()
     target = torch.empty_like(wide)
     if case.device == "cpu":
-        calls["memcpy"] = partial(_memcpy, target, wide)
+        calls["memcpy"] = partial(memcpy, target, wide)
     calls["copy_"] = partial(target.copy_, wide)
     calls["clone"] = wide.clone
     if peers:

@@ -13,9 +13,11 @@ from typing import Any
 import torch
 
 from ppcmi_fast import ops
-from ppcmi_fast.benchmark.cases import DTYPES, KEY, LAYOUTS, Case, measure
-from ppcmi_fast.benchmark.timing import Calls, summarise, take_turns
+from ppcmi_fast.benchmark.cases import DTYPES, KEY, LAYOUTS, Case, calls_of, measure, memcpy
+from ppcmi_fast.benchmark.timing import Calls, summarise, take_turns, take_turns_cold
 from ppcmi_fast.environment import describe_environment
+from ppcmi_fast.errors import ConfigError
+from ppcmi_fast.ops.kernels import cpu_extension
 
 CHANNELS = (32, 48, 64, 128, 256, 512)
 BATCHES = (1, 8, 32)
@@ -37,7 +39,7 @@ def _grid(threads: tuple[int, ...]) -> Iterator[Planned]:
         CHANNELS, BATCHES, LAYOUTS, DTYPES, BITS, threads
     ):
         case = Case(channels=channels, batch=batch, layout=layout, dtype=dtype, bits=bits, threads=count)
-        yield "grid", case, {"rounds": 5, "peers": False}
+        yield "grid", case, {"rounds": 3 if case.elements > 1 << 22 else 5, "peers": False}
 
 
 def cpu_suite(*, compiled: bool, threads: int) -> Iterator[Planned]:
@@ -94,6 +96,16 @@ def bits_times() -> dict[str, Any]:
     return out
 
 
+def cold_times() -> dict[str, Any]:
+    """The headline with its tensors out of the caches."""
+    out = {}
+    for operation, channels in product(DIRECTIONS, HEADLINE_CHANNELS):
+        with torch.inference_mode():
+            calls = calls_of(Case(operation, channels=channels), peers=False)
+            out[f"{operation} {channels}"] = summarise(take_turns_cold(calls, 60), "ours")
+    return out
+
+
 def thread_times(threads: int) -> dict[str, Any]:
     """One thread against more within one round of turns."""
     out = {}
@@ -109,6 +121,35 @@ def thread_times(threads: int) -> dict[str, Any]:
         out[f"{channels}x{batch}"] = {"megabytes": x.numel() * 4 / 1e6, "calls": times}
     torch.set_num_threads(1)
     return out
+
+
+def roofs() -> dict[str, Any]:
+    """What one thread of this machine can do at most: a copy within its caches, and arithmetic in registers.
+
+    Returns:
+        `memcpy_gb_s`: bytes read and written by memcpy of the float32 latents [8, C, 32, 32], for each headline C.
+        `add_gflop_s`, `multiply_add_gflop_s`: a multiply-add counts as two. Each with the instruction set in use.
+    """
+    extension = cpu_extension()
+    rounds = 20_000
+    calls: Calls = {
+        "add": partial(extension.peak, rounds, 1e-3, False),
+        "multiply_add": partial(extension.peak, rounds, 1e-3, True),
+    }
+    for channels in HEADLINE_CHANNELS:
+        x = torch.randn(8, channels, 32, 32)
+        calls[f"memcpy {channels}"] = partial(memcpy, torch.empty_like(x), x)
+    times = summarise(take_turns(calls, 60), "add")
+    done = extension.peak(rounds, 1e-3, False)
+    return {
+        "isa": extension.isa(),
+        "add_gflop_s": round(done / times["add"]["median_us"] * 1e-3, 1),
+        "multiply_add_gflop_s": round(2 * done / times["multiply_add"]["median_us"] * 1e-3, 1),
+        "memcpy_gb_s": {
+            str(channels): round(8 * 8 * channels * 1024 / times[f"memcpy {channels}"]["median_us"] * 1e-3, 1)
+            for channels in HEADLINE_CHANNELS
+        },
+    }
 
 
 def call_overhead() -> dict[str, Any]:
@@ -134,17 +175,28 @@ def call_overhead() -> dict[str, Any]:
 
 
 def run(
-    planned: list[Planned], out: Path, *, device: str, threads: int, command: str, tell: Callable[[str], None]
+    planned: list[Planned],
+    out: Path,
+    *,
+    device: str,
+    threads: int,
+    command: str,
+    tell: Callable[[str], None],
+    again: tuple[str, ...] = (),
 ) -> None:
     """Measure all and write the file after every twentieth case: an interrupted run keeps what it has.
 
     Args:
         planned: what a suite gave.
         out: JSON to write.
-        device: "cpu" adds the call overhead, the bit widths and the threads.
+        device: "cpu" adds the call overhead, the bit widths, cold calls and the threads.
         threads: the most threads to use.
         command: what was called, to stand beside the figures.
         tell: gets a line a case.
+        again: groups to measure anew in a file that is there, keeping the others.
+
+    Raises:
+        ConfigError: `again` without the file, or with an unknown group.
     """
     torch.set_num_threads(1)
     result: dict[str, Any] = {
@@ -152,9 +204,14 @@ def run(
         "environment": describe_environment(threads=threads),
         "cases": [],
     }
+    if again:
+        result = _without(out, again, {group for group, _, _ in planned})
+        result["again"] = command
+        planned = [entry for entry in planned if entry[0] in again]
     if device == "cpu":
         result["call_overhead"] = call_overhead()
         result["bits"] = bits_times()
+        result["cold"] = cold_times()
         if threads > 1:
             result["threads"] = thread_times(threads)
     for number, (group, case, settings) in enumerate(planned, start=1):
@@ -164,6 +221,29 @@ def run(
         tell(f"{number}/{len(planned)} {group} {case}: {ours:.0f} us")
         if number % 20 == 0 or number == len(planned):
             write(result, out)
+
+
+def _without(out: Path, groups: tuple[str, ...], known: set[str]) -> dict[str, Any]:
+    """The figures in `out` but those of some groups."""
+    unknown = set(groups) - known
+    if unknown:
+        raise ConfigError(
+            f"--again: expected groups among {', '.join(sorted(known))}, got {sorted(unknown)[0]}"
+        )
+    if not out.is_file():
+        raise ConfigError(
+            f"--again: expected the figures of a whole run in {out}, found none; run it without"
+        )
+    result: dict[str, Any] = json.loads(out.read_text(encoding="utf-8"))
+    result["cases"] = [case for case in result["cases"] if case["group"] not in groups]
+    return result
+
+
+def run_roofs(out: Path, command: str) -> None:
+    """Measure the roofs and write the file."""
+    torch.set_num_threads(1)
+    result = {"command": command, "environment": describe_environment(threads=1), "roofs": roofs()}
+    out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
 
 
 def write(result: dict[str, Any], out: Path) -> None:

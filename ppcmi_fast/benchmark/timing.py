@@ -11,7 +11,17 @@ import torch
 
 Calls = dict[str, Callable[[], Any]]
 
+EVICTING_BYTES = 128 << 20  # more than any cache of today's machines that one core fills
 SAMPLE_SECONDS = 1e-3  # a shorter call is repeated within a sample, which a clock's tick would blur
+
+
+def settle_allocator() -> None:
+    """Free one large block, after which the C library keeps freed memory instead of returning it to the system.
+
+    A process that works on tensors comes to this state by itself sooner or later; before, results of some megabytes are
+    paged in anew at some calls and not at others, which takes longer than the call.
+    """
+    torch.ones(31 << 18)  # 31 MiB: glibc's threshold follows what is freed up to 32 MiB
 
 
 def _seconds(call: Callable[[], Any], count: int, cuda: bool) -> float:
@@ -37,6 +47,8 @@ def take_turns(calls: Calls, rounds: int, *, cuda: bool = False) -> dict[str, li
         rounds: samples of each.
         cuda: measure with events on the current stream.
     """
+    if not cuda:
+        settle_allocator()
     counts = {}
     for name, call in calls.items():
         call()
@@ -47,6 +59,19 @@ def take_turns(calls: Calls, rounds: int, *, cuda: bool = False) -> dict[str, li
         for name, call in calls.items():
             call()  # so that each finds the caches as it leaves them itself, not as the one before did
             samples[name].append(_seconds(call, counts[name], cuda))
+    return samples
+
+
+def take_turns_cold(calls: Calls, rounds: int) -> dict[str, list[float]]:
+    """Seconds of single calls, each after the caches were filled with something else: as in a network's midst."""
+    elsewhere = torch.zeros(EVICTING_BYTES // 4)
+    samples: dict[str, list[float]] = {name: [] for name in calls}
+    for call in calls.values():
+        call()
+    for _ in range(rounds):
+        for name, call in calls.items():
+            elsewhere.add_(1)
+            samples[name].append(_seconds(call, 1, cuda=False))
     return samples
 
 

@@ -184,10 +184,12 @@ def keygen(path: Annotated[Path, typer.Argument(help="Key file to write; it must
 
 @app.command()
 def segment(
-    image: Annotated[Path, typer.Argument(help="A grey image file.")],
+    image: Annotated[Path, typer.Argument(help="A grey picture, or a volume: NIfTI, MHA, NRRD.")],
     run: Annotated[Path, typer.Option("--run", help="A finished run folder.")],
     site: Annotated[str, typer.Option("--site", help="The site whose key and codec are used.")],
-    out: Annotated[Path, typer.Option("--out", help="Mask to write, 8-bit PNG, value = class.")],
+    out: Annotated[
+        Path, typer.Option("--out", help="Mask to write, value = class: PNG, or the volume's format.")
+    ],
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the mask if it exists.")] = False,
 ) -> None:
     """Segment one image with a trained run: encode and protect, map at the server, recover and decode."""
@@ -197,8 +199,6 @@ def segment(
         raise RunError(
             f"--run: expected a run folder, {run} does not exist; ppcmi federate DATA --out {run} makes one"
         )
-    if out.suffix.lower() != ".png":
-        raise DataError(f"--out: expected a name ending in .png, got {out}; masks are written as 8-bit PNG")
     if out.exists() and not overwrite:
         raise DataError(f"--out: {out} exists; name another file or add --overwrite")
     from ppcmi_fast.federation.predict import segment_image

@@ -20,6 +20,7 @@ class Suite(str, Enum):
 
     cpu = "cpu"
     gpu = "gpu"
+    roof = "roof"
 
 
 @app.callback()
@@ -60,16 +61,20 @@ def klt(
         bool, typer.Option("--compiled", help="Also torch.compile, a minute or two a case.")
     ] = False,
     suite: Annotated[
-        Suite | None, typer.Option(help="All cases of docs/performance.md; needs --json.")
+        Suite | None,
+        typer.Option(help="All cases of docs/performance.md, or the machine's roofs; needs --json."),
     ] = None,
+    again: Annotated[
+        str, typer.Option(help="Groups of the suite, such as headline,bits, to measure anew in its file.")
+    ] = "",
     out: Annotated[Path | None, typer.Option("--json", help="Also write the figures to this file.")] = None,
 ) -> None:
     """Time the keyed transform against eager torch, a memcpy and others: medians of calls that take turns."""
     from ppcmi_fast.benchmark import suites
     from ppcmi_fast.benchmark.cases import Case, measure
 
-    wanted = suite.value if suite else device
-    if wanted in ("gpu", "cuda"):
+    wanted = "cuda" if suite is Suite.gpu else "cpu" if suite else device
+    if wanted == "cuda":
         import torch
 
         if not torch.cuda.is_available():
@@ -77,9 +82,13 @@ def klt(
     if suite is not None:
         if out is None:
             raise ConfigError("--json: expected a file for the suite's figures, got none; name one")
+        command = "ppcmi " + " ".join(sys.argv[1:])
+        if suite is Suite.roof:
+            suites.run_roofs(out, command)
+            return
         cpu = suite is Suite.cpu
         planned = suites.cpu_suite(compiled=compiled, threads=threads) if cpu else suites.gpu_suite()
-        command = "ppcmi " + " ".join(sys.argv[1:])
+        groups = tuple(again.split(",")) if again else ()
         suites.run(
             list(planned),
             out,
@@ -87,6 +96,7 @@ def klt(
             threads=threads,
             command=command,
             tell=lambda line: typer.echo(line),
+            again=groups,
         )
         return
     try:

@@ -75,7 +75,8 @@ def load_mask(path: Path, size: int) -> Tensor:
     return torch.from_numpy(np.asarray(resized, dtype=np.int64).copy())
 
 
-def _resize(values: np.ndarray[Any, Any], size: int, method: Image.Resampling) -> np.ndarray[Any, Any]:
+def resize(values: np.ndarray[Any, Any], size: int, method: Image.Resampling) -> np.ndarray[Any, Any]:
+    """[H, W] of float32 or int32 to [size, size]."""
     return np.asarray(Image.fromarray(values).resize((size, size), method))
 
 
@@ -87,9 +88,9 @@ def _load_pair(
         image, shape = load_image(record.image, size)
         return image, load_mask(record.mask, size), shape
     pixels, mask = reader.pixels(record), reader.mask(record)
-    resized = _resize(pixels, size, Image.Resampling.BILINEAR)
+    resized = resize(pixels, size, Image.Resampling.BILINEAR)
     image = rescale(resized) if window is None else clip_to_window(resized, window)
-    classes = _resize(mask.astype(np.int32), size, Image.Resampling.NEAREST)
+    classes = resize(mask.astype(np.int32), size, Image.Resampling.NEAREST)
     return image.unsqueeze(0), torch.from_numpy(classes.astype(np.int64)), (pixels.shape[0], pixels.shape[1])
 
 

@@ -13,12 +13,31 @@ namespace ppcmi {
 
 namespace {
 
-constexpr Kernels kPortable = {
-    "portable", 3, portable::klt, portable::klt_quantize, portable::klt_dequantize, portable::switch_dequantize};
+constexpr Kernels kPortable = {"portable",
+                               3,
+                               portable::klt,
+                               portable::klt_quantize,
+                               portable::klt_dequantize,
+                               portable::switch_dequantize,
+                               portable::peak,
+                               portable::peak_operations};
 #ifdef PPCMI_X86
-constexpr Kernels kAvx2 = {"avx2", 3, avx2::klt, avx2::klt_quantize, avx2::klt_dequantize, avx2::switch_dequantize};
-constexpr Kernels kAvx512 = {
-    "avx512", 4, avx512::klt, avx512::klt_quantize, avx512::klt_dequantize, avx512::switch_dequantize};
+constexpr Kernels kAvx2 = {"avx2",
+                           3,
+                           avx2::klt,
+                           avx2::klt_quantize,
+                           avx2::klt_dequantize,
+                           avx2::switch_dequantize,
+                           avx2::peak,
+                           avx2::peak_operations};
+constexpr Kernels kAvx512 = {"avx512",
+                             4,
+                             avx512::klt,
+                             avx512::klt_quantize,
+                             avx512::klt_dequantize,
+                             avx512::switch_dequantize,
+                             avx512::peak,
+                             avx512::peak_operations};
 #endif
 
 std::vector<const Kernels*> available() {

@@ -14,6 +14,9 @@ struct Kernels {
   const char* name;
   int radix_bits;
   TileLoop klt, klt_quantize, klt_dequantize, switch_dequantize;
+  // Additions, or multiply-adds, in registers alone, `peak_operations(rounds)` of them; the result is of no use.
+  float (*peak)(std::int64_t rounds, float step, bool fused);
+  std::int64_t (*peak_operations)(std::int64_t rounds);
 };
 
 // Of the instruction set in use: the best that this machine has, until use_isa names another.

@@ -11,6 +11,8 @@ namespace ppcmi {
   void klt_quantize(const Call& call, const Scratch& scratch, std::int64_t first, std::int64_t last);      \
   void klt_dequantize(const Call& call, const Scratch& scratch, std::int64_t first, std::int64_t last);    \
   void switch_dequantize(const Call& call, const Scratch& scratch, std::int64_t first, std::int64_t last); \
+  float peak(std::int64_t rounds, float step, bool fused);                                                 \
+  std::int64_t peak_operations(std::int64_t rounds);                                                       \
   }
 
 PPCMI_DECLARE_KERNELS(portable)

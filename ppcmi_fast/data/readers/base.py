@@ -200,7 +200,6 @@ class Volume:
 
     values: np.ndarray[tuple[int, int, int], np.dtype[np.float32]]
     spacing: tuple[float, float, float]
-    origin: tuple[float, ...]
 
 
 ANISOTROPIC = 1.5
@@ -230,8 +229,8 @@ def check_nifti_length(path: Path) -> None:
         ) from None
 
 
-@lru_cache(maxsize=8)
-def _read_volume(path: Path, _changed: float) -> Volume:
+def _read_itk(path: Path) -> Any:
+    """An image of grey values in 2 or 3 dimensions."""
     sitk = require("SimpleITK")
     sitk.ProcessObject.SetGlobalWarningDisplay(False)
     if path.name.endswith((".nii", ".nii.gz")):
@@ -248,26 +247,37 @@ def _read_volume(path: Path, _changed: float) -> Volume:
             f"{path}: expected grey values, got {image.GetNumberOfComponentsPerPixel()} components a pixel;"
             " convert it to grey"
         )
-    if image.GetDimension() == 2:
-        spacing = image.GetSpacing()
-        values = sitk.GetArrayFromImage(image)[None].astype(np.float32)
-        return Volume(values, (1.0, spacing[1], spacing[0]), tuple(image.GetOrigin()))
-    if image.GetDimension() != 3:
+    if image.GetDimension() not in (2, 3):
         raise DataError(f"{path}: expected 2 or 3 dimensions, got {image.GetDimension()}; split the series")
-    # To the patient's axes: slices from feet to head, rows from front to back, columns from right to left.
-    image = sitk.DICOMOrient(image, "LPS")
-    values = sitk.GetArrayFromImage(image).astype(np.float32)
-    spacing = tuple(reversed(image.GetSpacing()))
+    return image
+
+
+def _turned(image: Any) -> tuple[Any, tuple[int, int, int]]:
+    """A volume along the patient's axes, and the order of its array's axes in which it is cut into slices.
+
+    The patient's axes: slices from feet to head, rows from front to back, columns from right to left.
+    """
+    turned = require("SimpleITK").DICOMOrient(image, "LPS")
+    spacing = tuple(reversed(turned.GetSpacing()))
     # Slices are cut where the volume was acquired in slices: across its one coarse axis.
     coarse = int(np.argmax(spacing))
     rest = [spacing[i] for i in range(3) if i != coarse]
     axis = coarse if spacing[coarse] > ANISOTROPIC * max(rest) else 0
-    order = (axis, *(i for i in range(3) if i != axis))
-    return Volume(
-        np.ascontiguousarray(values.transpose(order)),
-        (spacing[order[0]], spacing[order[1]], spacing[order[2]]),
-        tuple(round(value, 3) for value in image.GetOrigin()),
-    )
+    first, second = (i for i in range(3) if i != axis)
+    return turned, (axis, first, second)
+
+
+@lru_cache(maxsize=8)
+def _read_volume(path: Path, _changed: float) -> Volume:
+    sitk = require("SimpleITK")
+    image = _read_itk(path)
+    if image.GetDimension() == 2:
+        x, y = image.GetSpacing()
+        return Volume(sitk.GetArrayFromImage(image)[None].astype(np.float32), (1.0, y, x))
+    turned, order = _turned(image)
+    values = sitk.GetArrayFromImage(turned).astype(np.float32).transpose(order)
+    spacing = tuple(reversed(turned.GetSpacing()))
+    return Volume(np.ascontiguousarray(values), (spacing[order[0]], spacing[order[1]], spacing[order[2]]))
 
 
 def read_volume(path: Path) -> Volume:
@@ -280,6 +290,31 @@ def read_volume(path: Path) -> Volume:
     if not path.is_file():
         raise DataError(f"{path}: expected an image file, found nothing; add the file or remove its partner")
     return _read_volume(path, path.stat().st_mtime)
+
+
+def write_labels(labels: np.ndarray[Any, np.dtype[np.uint8]], source: Path, out: Path) -> None:
+    """Write class maps as slices of `source` lie in it: with its axes, origin, spacing and directions.
+
+    Args:
+        labels: uint8 [slices, H, W], as `read_volume` cuts the source.
+        source: the image that they belong to.
+        out: file of a format that SimpleITK writes.
+
+    Raises:
+        DataError: the source cannot be read.
+    """
+    sitk = require("SimpleITK")
+    image = _read_itk(source)
+    if image.GetDimension() == 2:
+        result = sitk.GetImageFromArray(labels[0])
+    else:
+        turned, order = _turned(image)
+        result = sitk.GetImageFromArray(np.ascontiguousarray(labels.transpose(np.argsort(order))))
+        result.CopyInformation(turned)
+        own = sitk.DICOMOrientImageFilter_GetOrientationFromDirectionCosines(image.GetDirection())
+        result = sitk.DICOMOrient(result, own)
+    result.CopyInformation(image)
+    sitk.WriteImage(result, str(out), useCompression=out.name.endswith((".gz", ".mha", ".nrrd")))
 
 
 def volume_case(
