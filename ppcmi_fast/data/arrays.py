@@ -25,14 +25,19 @@ class Arrays:
     Attributes:
         images: float32 [N, 1, size, size], each rescaled by its 1st..99th percentile to 0..1.
         masks: int64 [N, size, size].
-        subjects: one name an image.
+        records: one an image.
         spacing: float32 [N, 2] (y, x) in millimetres a pixel after resizing, or None.
     """
 
     images: Tensor
     masks: Tensor
-    subjects: list[str]
+    records: list[Record]
     spacing: Tensor | None
+
+    @property
+    def subjects(self) -> list[str]:
+        """One name an image."""
+        return [record.subject for record in self.records]
 
     @staticmethod
     def concatenate(parts: list[Arrays]) -> Arrays:
@@ -41,7 +46,7 @@ class Arrays:
         return Arrays(
             torch.cat([part.images for part in parts]),
             torch.cat([part.masks for part in parts]),
-            [subject for part in parts for subject in part.subjects],
+            [record for part in parts for record in part.records],
             torch.cat(spacings) if len(spacings) == len(parts) else None,
         )
 
@@ -123,6 +128,6 @@ def load_arrays(
     return Arrays(
         torch.stack([image for image, _, _ in pairs]),
         torch.stack([mask for _, mask, _ in pairs]),
-        [record.subject for record in records],
+        list(records),
         spacing,
     )

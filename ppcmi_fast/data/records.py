@@ -16,7 +16,8 @@ class Record:
         subject: whose; all of a subject's images stay in one part of a split.
         site: the hospital.
         spacing: (y, x) in millimetres a pixel of the file, where known.
-        index: slice of the volume, None for a picture of its own.
+        index: slice of the volume, or frame of the clip; None for a picture of its own.
+        slice_distance: mm to the next slice of its volume; None for what is no slice of a volume.
         group: what the data set says of the subject, such as a diagnosis; "" where it says nothing.
         classes: those above 0 that the mask shows, where the reader looked.
     """
@@ -27,6 +28,7 @@ class Record:
     site: str
     spacing: tuple[float, float] | None = None
     index: int | None = None
+    slice_distance: float | None = None
     group: str = ""
     classes: tuple[int, ...] = ()
 

@@ -337,7 +337,17 @@ def volume_case(
         classes = classes if relabel is None else relabel(classes)
         spacing = (volume.spacing[1], volume.spacing[2])
         return [
-            (replace(record, image=image, mask=mask, index=index, spacing=spacing), classes[index])
+            (
+                replace(
+                    record,
+                    image=image,
+                    mask=mask,
+                    index=index,
+                    spacing=spacing,
+                    slice_distance=volume.spacing[0],
+                ),
+                classes[index],
+            )
             for index in range(len(classes))
         ]
 
