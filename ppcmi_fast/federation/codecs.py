@@ -14,8 +14,8 @@ from torch import Tensor
 from ppcmi_fast.codec import CodecLearner, ImageCodec, LinearMaskCodec, MaskAutoencoder, MaskCodec
 from ppcmi_fast.data.arrays import Arrays, load_arrays
 from ppcmi_fast.data.augment import augment
-from ppcmi_fast.data.folder import load_folder
 from ppcmi_fast.data.phantom import write_phantom
+from ppcmi_fast.data.readers import open_dataset
 from ppcmi_fast.errors import RunError
 from ppcmi_fast.federation.channel import Channel
 from ppcmi_fast.federation.config import RunConfig
@@ -223,8 +223,8 @@ def share_phantom_codec(
     with tempfile.TemporaryDirectory() as scratch:
         phantoms = Path(scratch) / "phantoms"
         write_phantom(codec.phantom, phantoms, size=config.size, seed=config.seed, subjects=PHANTOM_SUBJECTS)
-        dataset = load_folder(phantoms)
-        data = load_arrays(dataset.records, config.size)
+        dataset = open_dataset(phantoms)
+        data = load_arrays(dataset, config.size)
     settings = FitSettings(
         codec.rounds * codec.local_steps * len(participants),
         codec.learning_rate,

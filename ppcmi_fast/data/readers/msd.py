@@ -7,8 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ppcmi_fast.data.readers.base import Case, Mask, Pixels, read_volume, slice_of, volume_case, whole
-from ppcmi_fast.data.records import Record
+from ppcmi_fast.data.readers.base import Case, whole
+from ppcmi_fast.data.readers.volumes import read_volume, slice_of, volume_case
+from ppcmi_fast.data.records import Mask, Pixels, Record
 from ppcmi_fast.errors import DataError
 
 ENDINGS = (".nii.gz", ".nii")
@@ -27,6 +28,7 @@ class MsdReader:
     name = "msd"
     title = "a Decathlon folder with imagesTr, labelsTr and dataset.json"
     class_names: tuple[str, ...] = ()
+    groups_by_similarity = False
 
     def detect(self, root: Path) -> bool:
         """Whether both folders are there."""
@@ -81,11 +83,12 @@ def _usable(path: Path) -> bool:
 
 
 class AcdcReader:
-    """`patientNNN/patientNNN_frameXX.nii.gz`, `..._gt.nii.gz`, `Info.cfg` (Bernard et al. 2018)."""
+    """`patientNNN/patientNNN_frameFalse.nii.gz`, `..._gt.nii.gz`, `Info.cfg` (Bernard et al. 2018)."""
 
     name = "acdc"
     title = "ACDC folders patientNNN with frames, _gt files and Info.cfg"
     class_names: tuple[str, ...] = ("right ventricle", "myocardium", "left ventricle")
+    groups_by_similarity = False
 
     def detect(self, root: Path) -> bool:
         """Whether a patient's folder is there."""
