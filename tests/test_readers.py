@@ -328,7 +328,7 @@ def test_what_is_no_data_set_is_named(tmp_path: Path) -> None:
         open_dataset(both)
     assert open_dataset(both, "psfhs").layout == "psfhs"
     with pytest.raises(ValueError, match="layout: expected auto or one of folder, psfhs"):
-        open_dataset(both, "dicom")
+        open_dataset(both, "dicomdir")
 
 
 @pytest.mark.parametrize(

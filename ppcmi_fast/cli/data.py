@@ -20,7 +20,10 @@ def _group() -> None:
 
 
 def _lines(found: dict[str, Any]) -> list[str]:
-    lines = [f"layout {found['layout']}: {found['images']} images of {found['subjects']} subjects"]
+    lines = [
+        f"layout {found['layout']}: {found['images']} images of {found['subjects']} subjects",
+        f"augmented as {found['modality']}",
+    ]
     for site, counts in found["sites"].items():
         lines.append(
             f"  {site}: {counts['images']} images, {counts['subjects']} subjects, {counts['empty_masks']} empty masks"

@@ -24,12 +24,14 @@ class Arrays:
         masks: int64 [N, size, size].
         records: one an image.
         spacing: float32 [N, 2] (y, x) in millimetres a pixel after resizing, or None.
+        modality: decides how they are augmented.
     """
 
     images: Tensor
     masks: Tensor
     records: list[Record]
     spacing: Tensor | None
+    modality: str = "general"
 
     @property
     def subjects(self) -> list[str]:
@@ -45,6 +47,7 @@ class Arrays:
             torch.cat([part.masks for part in parts]),
             [record for part in parts for record in part.records],
             torch.cat(spacings) if len(spacings) == len(parts) else None,
+            parts[0].modality,
         )
 
 
@@ -97,4 +100,5 @@ def load_arrays(
         torch.stack([torch.from_numpy(found.mask) for found in slices]),
         list(records),
         spacing,
+        dataset.modality,
     )

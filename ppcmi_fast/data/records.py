@@ -47,10 +47,12 @@ class Source(Protocol):
     Attributes:
         name: of the layout.
         class_names: from class 1 on; empty where nobody names them.
+        modality: one of `augment.MODALITIES`.
     """
 
     name: str
     class_names: tuple[str, ...]
+    modality: str
 
     def pixels(self, record: Record) -> Pixels:
         """The record's image in its own units.
@@ -74,6 +76,7 @@ class Dataset:
         broken: files that could not be read, with the reason.
         empty_masks: images found without any class, whether kept or left out.
         window: (low, high) that pixels are clipped to and mapped to 0..1; None maps each image's percentiles.
+        modality: one of `augment.MODALITIES`.
         grouped_by_similarity: whether subjects are guessed from frames that look alike, because nobody names them.
     """
 
@@ -87,6 +90,7 @@ class Dataset:
     empty_masks: int = 0
     window: tuple[float, float] | None = None
     grouped_by_similarity: bool = False
+    modality: str = "general"
 
     @property
     def layout(self) -> str:

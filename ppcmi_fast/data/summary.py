@@ -35,10 +35,10 @@ def summarise(dataset: Dataset) -> dict[str, Any]:
     """Figures of a data set, ready for JSON; reads every image once.
 
     Returns:
-        `layout`, `images`, `subjects`, `sites` (images, subjects, empty masks of each), `classes` (images that show
-        each), `sizes` ("width x height": images), `spacing_mm` (smallest and largest y and x, or None),
-        `spacing_note` (what mixed spacings mean, or ""), `grouped_by_similarity`,
-        `intensity` (smallest and largest value), `empty_masks`, `suspected_duplicates` and `broken`.
+        `layout`, `modality`, `images`, `subjects`, `sites` (images, subjects, empty masks of each), `classes` (images
+        that show each), `sizes` ("width x height": images), `spacing_mm` (smallest and largest y and x, or None),
+        `spacing_note` (what mixed spacings mean, or ""), `grouped_by_similarity`, `intensity` (smallest and largest
+        value), `empty_masks`, `suspected_duplicates` and `broken`.
     """
     names = dataset.class_names or tuple(str(label) for label in range(1, dataset.classes))
     shown: Counter[str] = Counter(dict.fromkeys(names, 0))
@@ -64,6 +64,7 @@ def summarise(dataset: Dataset) -> dict[str, Any]:
     spacings = [record.spacing for record in dataset.records if record.spacing is not None]
     return {
         "layout": dataset.layout,
+        "modality": dataset.modality,
         "images": len(dataset.records),
         "subjects": len({record.subject for record in dataset.records}),
         "sites": {name: {**site, "subjects": len(site["subjects"])} for name, site in sorted(sites.items())},

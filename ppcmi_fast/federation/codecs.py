@@ -83,7 +83,7 @@ def make_learner(config: RunConfig, classes: int, seed: int) -> CodecLearner:
 def learner_loss(learner: CodecLearner, data: Arrays, batch: int, generator: torch.Generator) -> Tensor:
     """Loss of one augmented batch drawn from a site's images."""
     index = torch.randint(len(data.images), (batch,), generator=generator)
-    images, masks = augment(data.images[index], data.masks[index], generator)
+    images, masks = augment(data.images[index], data.masks[index], generator, data.modality)
     with autocast():
         return learner.loss(images.contiguous(memory_format=torch.channels_last), masks, generator)
 

@@ -288,6 +288,7 @@ class FederatedRun:
                 "size": self.config.size,
                 "spacing_unit": "mm" if self.dataset.spacing_known else "px",
                 "layout": self.dataset.layout,
+                "modality": self.dataset.modality,
                 "class_names": list(self.dataset.class_names),
                 "empty_masks": self.dataset.empty_masks,
                 "grouped_by_similarity": self.dataset.grouped_by_similarity,
@@ -331,7 +332,8 @@ def read_dataset(config: RunConfig) -> Dataset:
         concentration=reading.concentration,
         seed=config.seed,
     )
-    return replace(dataset, records=records)
+    modality = dataset.modality if reading.modality == "auto" else reading.modality
+    return replace(dataset, records=records, modality=modality)
 
 
 def check_dataset(dataset: Dataset) -> None:

@@ -161,6 +161,7 @@ def finish(reader: Reader, root: Path, scan: Scan, options: ReadOptions) -> Data
         empty_masks=scan.empty,
         window=options.window,
         grouped_by_similarity=reader.groups_by_similarity,
+        modality=reader.modality,
     )
 
 

@@ -14,6 +14,7 @@ from ppcmi_fast.data.records import Pixels
 from ppcmi_fast.errors import DataError
 
 TAGS = (
+    "Modality",
     "SOPClassUID",
     "SOPInstanceUID",
     "SeriesInstanceUID",
@@ -36,6 +37,7 @@ class Header:
     """What a file says of itself; None or "" where it does not say."""
 
     path: Path
+    modality: str
     sop_class: str
     instance: str
     series: str
@@ -85,6 +87,7 @@ def read_header(path: Path) -> Header:
         position, spacing = tags.get("ImagePositionPatient"), tags.get("PixelSpacing")
         return Header(
             path,
+            str(tags.get("Modality") or ""),
             str(tags.get("SOPClassUID") or ""),
             str(tags.get("SOPInstanceUID") or ""),
             str(tags.get("SeriesInstanceUID") or ""),

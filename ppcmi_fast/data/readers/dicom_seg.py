@@ -24,6 +24,7 @@ from ppcmi_fast.data.readers.dicom import (
 from ppcmi_fast.data.records import Mask, Pixels, Record
 from ppcmi_fast.errors import DataError
 
+MODALITIES = {"CT": "ct", "MR": "mri", "US": "ultrasound"}
 SEGMENTATION_STORAGE = "1.2.840.10008.5.1.4.1.1.66.4"
 
 
@@ -122,6 +123,7 @@ class DicomSegReader:
     name = "dicom"
     title = "DICOM series with DICOM SEG files, in any folders"
     class_names: tuple[str, ...] = ()
+    modality = "general"
     groups_by_similarity = False
 
     def detect(self, root: Path) -> bool:
@@ -143,6 +145,8 @@ class DicomSegReader:
                 series_of[mask.path], segments = found
                 labels.update(dict.fromkeys(label for _, label in sorted(segments)))
         self.class_names = tuple(labels)
+        kinds = {MODALITIES.get(headers[0].modality, "general") for headers in series.values()}
+        self.modality = kinds.pop() if len(kinds) == 1 else "general"
         taken: dict[str, Path] = {}
         for path, name in series_of.items():
             if name not in series:

@@ -26,6 +26,7 @@ class FolderReader:
     name = "folder"
     title = "manifest.csv with columns image, mask, subject, site"
     class_names: tuple[str, ...] = ()
+    modality = "general"
     groups_by_similarity = False
 
     def detect(self, root: Path) -> bool:

@@ -93,6 +93,7 @@ class FumpeReader:
     name = "fumpe"
     title = "FUMPE folders CT_scans/PATnnn and GroundTruth/PATnnn.mat"
     class_names: tuple[str, ...] = ("pulmonary embolism",)
+    modality = "ct"
     groups_by_similarity = False
 
     def detect(self, root: Path) -> bool:

@@ -28,6 +28,7 @@ class MsdReader:
     name = "msd"
     title = "a Decathlon folder with imagesTr, labelsTr and dataset.json"
     class_names: tuple[str, ...] = ()
+    modality = "general"
     groups_by_similarity = False
 
     def detect(self, root: Path) -> bool:
@@ -46,7 +47,9 @@ class MsdReader:
 
     def cases(self, root: Path) -> Iterator[Case]:
         """A volume a subject; classes are named by `labels` of dataset.json."""
-        labels = self._description(root).get("labels", {})
+        description = self._description(root)
+        self.modality = _modality(description.get("modality"))
+        labels = description.get("labels", {})
         if isinstance(labels, dict) and labels:
             # {"0": "background", "1": "left atrium"}
             numbered = {int(k): str(v) for k, v in labels.items() if str(k).isdigit()}
@@ -64,6 +67,14 @@ class MsdReader:
     def mask(self, record: Record) -> Mask:
         """Its classes."""
         return whole(slice_of(record.mask, record), record.mask)
+
+
+def _modality(stated: object) -> str:
+    """From {"0": "MRI"} of dataset.json; sets of several sequences state them all, and are of one kind."""
+    names = " ".join(map(str, stated.values())).upper() if isinstance(stated, dict) else ""
+    if "MR" in names or "FLAIR" in names or "T1" in names or "T2" in names:
+        return "mri"
+    return "ct" if "CT" in names else "general"
 
 
 def _by_stem(folder: Path) -> dict[str, Path]:
@@ -88,6 +99,7 @@ class AcdcReader:
     name = "acdc"
     title = "ACDC folders patientNNN with frames, _gt files and Info.cfg"
     class_names: tuple[str, ...] = ("right ventricle", "myocardium", "left ventricle")
+    modality = "mri"
     groups_by_similarity = False
 
     def detect(self, root: Path) -> bool:

@@ -83,6 +83,7 @@ class NerveReader:
     name = "nerve"
     title = "the folder train with <subject>_<n>.tif and their _mask.tif, or train_masks.csv"
     class_names: tuple[str, ...] = ("brachial plexus",)
+    modality = "ultrasound"
     groups_by_similarity = False
 
     def detect(self, root: Path) -> bool:

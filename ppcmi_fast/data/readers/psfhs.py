@@ -57,6 +57,7 @@ class PsfhsReader:
     name = "psfhs"
     title = "FH-PS-AOP folders image_mha and label_mha"
     class_names: tuple[str, ...] = CLASS_NAMES
+    modality = "ultrasound"
     groups_by_similarity = True
 
     def detect(self, root: Path) -> bool:
@@ -103,6 +104,7 @@ class JnuIfmReader:
     name = "jnu-ifm"
     title = "JNU-IFM folders image and mask with <video>_<frame>.png"
     class_names: tuple[str, ...] = CLASS_NAMES
+    modality = "ultrasound"
     groups_by_similarity = False
     pattern = re.compile(r"(?P<video>.+)_(?P<frame>\d+)\.png$")
 
