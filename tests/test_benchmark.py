@@ -9,9 +9,12 @@ from typing import Any
 
 import pytest
 import torch
+from native_layouts import WRITERS
+from typer.testing import CliRunner
 
 from ppcmi_fast.benchmark import suites, timing
 from ppcmi_fast.benchmark.cases import DTYPES, LAYOUTS, Case, calls_of, measure
+from ppcmi_fast.cli.app import app
 from ppcmi_fast.errors import ConfigError
 
 
@@ -148,3 +151,18 @@ def test_a_suites_file_is_whole_and_names_its_command(tmp_path: Path) -> None:
     assert result["command"] == "ppcmi bench klt" and len(result["cases"]) == len(lines) == 2
     assert result["cases"][0]["case"]["channels"] == 16 and "cpu" in result["environment"]
     assert [path.name for path in tmp_path.iterdir()] == ["cpu.json"]
+
+
+def test_reading_is_measured_against_training(tmp_path: Path) -> None:
+    out = tmp_path / "reading.json"
+    folders = [str(WRITERS[layout](tmp_path / layout)) for layout in ("msd", "nerve")]
+    result = CliRunner().invoke(
+        app, ["bench", "reading", *folders, "--size", "32", "--limit", "16", "--json", str(out)]
+    )
+    assert result.exit_code == 0, result.output
+    found = json.loads(out.read_text())
+    assert str(tmp_path) not in found["command"] and found["environment"]["threads"] == 1
+    for entry, images in zip(found["sets"], (18, 12), strict=True):  # volumes of 6 slices are taken whole
+        assert entry["images"] == images and min(entry["images_per_second"].values()) > 0
+        # float32 pixels, 16-bit classes, three headers and a digest.
+        assert 32 * 32 * 6 < entry["cache_bytes_per_image"] < 32 * 32 * 6 + 1000

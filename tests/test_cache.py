@@ -16,9 +16,8 @@ import tifffile
 import torch
 from native_layouts import WRITERS, fumpe, msd, nerve
 
-from ppcmi_fast.data import cache as module
 from ppcmi_fast.data.arrays import load_arrays
-from ppcmi_fast.data.cache import Slice, SliceCache, decode_resized
+from ppcmi_fast.data.cache import Slice, SliceCache, decode_resized, forget_digests
 from ppcmi_fast.data.readers import open_dataset
 from ppcmi_fast.data.records import Dataset
 from ppcmi_fast.errors import DataError
@@ -71,7 +70,7 @@ def test_a_changed_source_of_the_same_length_and_time_is_decoded_anew(
     tifffile.imwrite(path, np.roll(tifffile.imread(path), 5, 0))
     os.utime(path, ns=(stat_before.st_atime_ns, stat_before.st_mtime_ns))
     assert path.stat().st_size == stat_before.st_size
-    module._file_digest.cache_clear()  # as in a new process
+    forget_digests()  # as in a new process
     cache = SliceCache(tmp_path / "cache")
     after = cache.get(dataset.source, record, 16)
     assert (cache.hits, cache.misses) == (0, 1) and not same(after, before)

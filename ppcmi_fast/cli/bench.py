@@ -1,4 +1,4 @@
-"""`ppcmi bench`: how fast the operators are on this machine."""
+"""`ppcmi bench`: how fast the operators, and the reading of data sets, are on this machine."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import typer
 
 from ppcmi_fast.errors import ConfigError
 
-app = typer.Typer(no_args_is_help=True, help="Measure the operators on this machine.")
+app = typer.Typer(no_args_is_help=True, help="Measure this machine.")
 
 
 class Suite(str, Enum):
@@ -21,12 +21,6 @@ class Suite(str, Enum):
     cpu = "cpu"
     gpu = "gpu"
     roof = "roof"
-
-
-@app.callback()
-def _group() -> None:
-    # Keeps `klt` a subcommand while it is the only one.
-    pass
 
 
 def _show(title: str, result: dict[str, Any]) -> None:
@@ -110,4 +104,25 @@ def klt(
     )
     if out is not None:
         out.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+        typer.echo(f"wrote {out}")
+
+
+@app.command()
+def reading(
+    folders: Annotated[list[Path], typer.Argument(help="Data sets, each in any layout that federate reads.")],
+    size: Annotated[int, typer.Option(min=8, help="Edge of the images in pixels.")] = 128,
+    limit: Annotated[int, typer.Option(min=16, help="Images of each to read at most.")] = 400,
+    out: Annotated[Path | None, typer.Option("--json", help="Also write the figures to this file.")] = None,
+) -> None:
+    """Images a second decoded, from the cache, augmented, and through a U-Net's step: does reading keep up?"""
+    from ppcmi_fast.benchmark.reading import measure_folders
+
+    # Data sets lie anywhere on a machine; figures that are published should not say where.
+    shown = ["ppcmi bench reading", *(folder.name for folder in folders), f"--size {size} --limit {limit}"]
+    result = measure_folders(folders, size, limit, " ".join(shown))
+    for found in result["sets"]:
+        rates = ", ".join(f"{name} {rate:g}" for name, rate in found["images_per_second"].items())
+        typer.echo(f"{found['dataset']} ({found['layout']}, {found['images']} images), images/s: {rates}")
+    if out is not None:
+        out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
         typer.echo(f"wrote {out}")

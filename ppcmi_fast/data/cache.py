@@ -66,6 +66,11 @@ def _file_digest(path: Path, _size: int, _changed: int) -> bytes:
     return total.digest()
 
 
+def forget_digests() -> None:
+    """Forget the contents of files that this process has seen; they are known by size and time of change till then."""
+    _file_digest.cache_clear()
+
+
 def content_digest(path: Path) -> bytes:
     """SHA-256 of a file's content, or of the names and contents of a folder's files.
 
