@@ -51,8 +51,8 @@ def page(results: dict[str, Any]) -> str:
             "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |",
             *rows,
             "",
-            "A run reads every image once, before training, and keeps it in memory; each is then seen dozens of times. So"
-            f" reading never slows a step: even {slowest['dataset']}, the slowest to decode, is read at"
+            "A run reads every image once, before training, and keeps it in memory; each is then seen dozens of times."
+            f" So reading never slows a step: even {slowest['dataset']}, the slowest to decode, is read at"
             f" {slowest['images_per_second']['decoded']:.0f} images a second. The cache shortens the wait before the"
             " first step of every run after the first. Augmentation is done within the step and takes at most"
             f" {100 * needed:.0f} % of the time of a U-Net's step.",

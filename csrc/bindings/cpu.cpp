@@ -1,5 +1,7 @@
-// Python bindings of the CPU kernels. An image is four arguments: pointer, shape, strides, type.
+// Python bindings of the CPU kernels.
 #include <pybind11/stl.h>
+
+#include <optional>
 
 #include "../kernels/cpu/dispatch.h"
 #include "arguments.h"
@@ -10,39 +12,49 @@ namespace {
 
 using namespace ppcmi::bindings;
 
-void klt(Address x, const py::tuple& x_shape, const py::tuple& x_strides, Address out, const py::tuple& out_shape,
-         const py::tuple& out_strides, int type, const ppcmi::Material& keys, int fold, bool normalize, bool inverse,
-         int threads) {
-  const ppcmi::Image source = image(x, x_shape, x_strides, type), result = image(out, out_shape, out_strides, type);
-  py::gil_scoped_release release;
-  ppcmi::klt(source, result, keys, fold, normalize, inverse, threads);
+// Lets other threads of Python run meanwhile, where the work takes longer than the handing over.
+class Release {
+ public:
+  explicit Release(const ppcmi::Image& x) {
+    if (x.n * x.c * x.h * x.w > kSmall) release_.emplace();
+  }
+
+ private:
+  static constexpr std::int64_t kSmall = 1 << 14;
+  std::optional<py::gil_scoped_release> release_;
+};
+
+void klt(Address x, const py::object& shape, const py::object& strides, Address out, const py::object& out_strides,
+         int type, const ppcmi::Material& keys, int fold, bool normalize, bool inverse, int threads) {
+  const Pair images = klt_pair(x, shape, strides, out, out_strides, type, keys, fold, inverse);
+  const Release release(images.source);
+  ppcmi::klt(images.source, images.result, keys, fold, normalize, inverse, threads);
 }
 
-void klt_quantize(Address x, const py::tuple& x_shape, const py::tuple& x_strides, int type, Address out,
-                  const py::tuple& out_shape, const py::tuple& out_strides, const ppcmi::Material& keys, int fold,
-                  bool normalize, int bits, Address thresholds, int threads) {
-  const ppcmi::Image source = image(x, x_shape, x_strides, type), codes = image(out, out_shape, out_strides, 0);
-  py::gil_scoped_release release;
-  ppcmi::klt_quantize(source, codes, keys, fold, normalize, {bits, pointer<const float>(thresholds)}, threads);
+void klt_quantize(Address x, const py::object& shape, const py::object& strides, int type, Address out,
+                  const py::object& out_strides, const ppcmi::Material& keys, int fold, bool normalize, int bits,
+                  Address thresholds, int threads) {
+  const Pair images = quantize_pair(x, shape, strides, type, out, out_strides, keys, fold, bits);
+  const Release release(images.source);
+  ppcmi::klt_quantize(images.source, images.result, keys, fold, normalize, {bits, pointer<const float>(thresholds)},
+                      threads);
 }
 
-void klt_dequantize(Address codes, const py::tuple& codes_shape, const py::tuple& codes_strides, Address out,
-                    const py::tuple& out_shape, const py::tuple& out_strides, int type, const ppcmi::Material& keys,
-                    int fold, int bits, Address levels, int threads) {
-  const ppcmi::Image source = image(codes, codes_shape, codes_strides, 0);
-  const ppcmi::Image result = image(out, out_shape, out_strides, type);
-  py::gil_scoped_release release;
-  ppcmi::klt_dequantize(source, result, keys, fold, {bits, pointer<const float>(levels)}, threads);
+void klt_dequantize(Address codes, const py::object& shape, const py::object& strides, Address out,
+                    const py::object& out_strides, int type, const ppcmi::Material& keys, int fold, int bits,
+                    Address levels, int threads) {
+  const Pair images = dequantize_pair(codes, shape, strides, out, out_strides, type, keys, fold);
+  const Release release(images.source);
+  ppcmi::klt_dequantize(images.source, images.result, keys, fold, {bits, pointer<const float>(levels)}, threads);
 }
 
-void switch_dequantize(Address codes, const py::tuple& codes_shape, const py::tuple& codes_strides, Address out,
-                       const py::tuple& out_shape, const py::tuple& out_strides, int type, Address matrices,
+void switch_dequantize(Address codes, const py::object& shape, const py::object& strides, Address out,
+                       const py::object& out_strides, int type, Address matrices, std::int64_t channels,
                        std::int64_t count, Address index, Address offsets, int bits, Address levels, int threads) {
-  const ppcmi::Image source = image(codes, codes_shape, codes_strides, 0);
-  const ppcmi::Image result = image(out, out_shape, out_strides, type);
-  py::gil_scoped_release release;
+  const Pair images = switch_pair(codes, shape, strides, out, out_strides, type, channels);
+  const Release release(images.source);
   ppcmi::switch_dequantize(
-      source, result,
+      images.source, images.result,
       {pointer<const float>(matrices), count, pointer<const std::int64_t>(index), pointer<const float>(offsets)},
       {bits, pointer<const float>(levels)}, threads);
 }

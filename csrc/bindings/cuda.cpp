@@ -48,45 +48,43 @@ class OnDevice {
 
 cudaStream_t stream_of(Address stream) { return reinterpret_cast<cudaStream_t>(stream); }
 
-void klt(Address x, const py::tuple& x_shape, const py::tuple& x_strides, Address out, const py::tuple& out_shape,
-         const py::tuple& out_strides, int type, const ppcmi::Material& keys, int fold, bool normalize, bool inverse,
-         int device, Address stream) {
-  const ppcmi::Image source = image(x, x_shape, x_strides, type), result = image(out, out_shape, out_strides, type);
+void klt(Address x, const py::object& shape, const py::object& strides, Address out, const py::object& out_strides,
+         int type, const ppcmi::Material& keys, int fold, bool normalize, bool inverse, int device, Address stream) {
+  const Pair images = klt_pair(x, shape, strides, out, out_strides, type, keys, fold, inverse);
   py::gil_scoped_release release;
   const OnDevice guard(device);
-  ppcmi::cuda::klt(source, result, keys, fold, normalize, inverse, stream_of(stream));
+  ppcmi::cuda::klt(images.source, images.result, keys, fold, normalize, inverse, stream_of(stream));
 }
 
-void klt_quantize(Address x, const py::tuple& x_shape, const py::tuple& x_strides, int type, Address out,
-                  const py::tuple& out_shape, const py::tuple& out_strides, const ppcmi::Material& keys, int fold,
-                  bool normalize, int bits, Address thresholds, int device, Address stream) {
-  const ppcmi::Image source = image(x, x_shape, x_strides, type), codes = image(out, out_shape, out_strides, 0);
+void klt_quantize(Address x, const py::object& shape, const py::object& strides, int type, Address out,
+                  const py::object& out_strides, const ppcmi::Material& keys, int fold, bool normalize, int bits,
+                  Address thresholds, int device, Address stream) {
+  const Pair images = quantize_pair(x, shape, strides, type, out, out_strides, keys, fold, bits);
   py::gil_scoped_release release;
   const OnDevice guard(device);
-  ppcmi::cuda::klt_quantize(source, codes, keys, fold, normalize, {bits, pointer<const float>(thresholds)},
-                            stream_of(stream));
+  ppcmi::cuda::klt_quantize(images.source, images.result, keys, fold, normalize,
+                            {bits, pointer<const float>(thresholds)}, stream_of(stream));
 }
 
-void klt_dequantize(Address codes, const py::tuple& codes_shape, const py::tuple& codes_strides, Address out,
-                    const py::tuple& out_shape, const py::tuple& out_strides, int type, const ppcmi::Material& keys,
-                    int fold, int bits, Address levels, int device, Address stream) {
-  const ppcmi::Image source = image(codes, codes_shape, codes_strides, 0);
-  const ppcmi::Image result = image(out, out_shape, out_strides, type);
+void klt_dequantize(Address codes, const py::object& shape, const py::object& strides, Address out,
+                    const py::object& out_strides, int type, const ppcmi::Material& keys, int fold, int bits,
+                    Address levels, int device, Address stream) {
+  const Pair images = dequantize_pair(codes, shape, strides, out, out_strides, type, keys, fold);
   py::gil_scoped_release release;
   const OnDevice guard(device);
-  ppcmi::cuda::klt_dequantize(source, result, keys, fold, {bits, pointer<const float>(levels)}, stream_of(stream));
+  ppcmi::cuda::klt_dequantize(images.source, images.result, keys, fold, {bits, pointer<const float>(levels)},
+                              stream_of(stream));
 }
 
-void switch_dequantize(Address codes, const py::tuple& codes_shape, const py::tuple& codes_strides, Address out,
-                       const py::tuple& out_shape, const py::tuple& out_strides, int type, Address matrices,
+void switch_dequantize(Address codes, const py::object& shape, const py::object& strides, Address out,
+                       const py::object& out_strides, int type, Address matrices, std::int64_t channels,
                        std::int64_t count, Address index, Address offsets, int bits, Address levels, int device,
                        Address stream) {
-  const ppcmi::Image source = image(codes, codes_shape, codes_strides, 0);
-  const ppcmi::Image result = image(out, out_shape, out_strides, type);
+  const Pair images = switch_pair(codes, shape, strides, out, out_strides, type, channels);
   py::gil_scoped_release release;
   const OnDevice guard(device);
   ppcmi::cuda::switch_dequantize(
-      source, result,
+      images.source, images.result,
       {pointer<const float>(matrices), count, pointer<const std::int64_t>(index), pointer<const float>(offsets)},
       {bits, pointer<const float>(levels)}, stream_of(stream));
 }

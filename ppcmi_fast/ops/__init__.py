@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import _C, Tensor
+from torch.compiler import is_compiling
 
 from ppcmi_fast.ops import checks, library, reference
 from ppcmi_fast.ops.codebook import codebook
@@ -22,6 +23,13 @@ from ppcmi_fast.ops.params import KltParams
 __all__ = ["KltParams", "codebook", "klt", "klt_dequantize", "klt_quantize", "reference", "switch_dequantize"]
 
 assert library.LIBRARY is not None
+
+# Bound once: looking them up in their modules takes as long as calling them.
+_dispatch_modes = _C._len_torch_dispatch_stack
+_function_mode = _C._is_torch_function_mode_enabled
+_functorch_level = _C._functorch.peek_interpreter_stack
+_tracing = _C._get_tracing_state
+_CPU = KERNELS["cpu"]
 
 _Material = tuple[Tensor, Tensor | None, Tensor | None, Tensor | None, int]
 
@@ -37,16 +45,18 @@ def _direct(x: Tensor, backend: str) -> Kernels | None:
     plain = (
         type(x) is Tensor
         and backend != "torch"
-        and not torch.compiler.is_compiling()
+        and not is_compiling()
         and not (x.requires_grad and torch.is_grad_enabled())
-        and not _C._len_torch_dispatch_stack()
-        and not _C._is_torch_function_mode_enabled()
-        and _C._functorch.peek_interpreter_stack() is None
-        and _C._get_tracing_state() is None
+        and not _dispatch_modes()
+        and not _function_mode()
+        and _functorch_level() is None
+        and _tracing() is None
     )
     if not plain:
         return None
-    device = "cpu" if x.is_cpu else x.device.type
+    if x.is_cpu and backend == "auto":
+        return _CPU
+    device = x.device.type
     return KERNELS.get(device) if backend in ("auto", device) else None
 
 

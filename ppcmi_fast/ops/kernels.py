@@ -62,10 +62,7 @@ def empty(like: Tensor, channels: int, height: int, width: int, dtype: torch.dty
     """[N, channels, height, width] on the device and in the memory format of `like`."""
     shape = (like.shape[0], channels, height, width)
     if like.is_contiguous():
-        # The shorter calls.
-        return (
-            torch.empty_like(like, dtype=dtype) if shape == like.shape else like.new_empty(shape, dtype=dtype)
-        )
+        return like.new_empty(shape, dtype=dtype)  # the shorter call
     return torch.empty(shape, dtype=dtype, device=like.device, memory_format=memory_format(like))
 
 
@@ -100,11 +97,14 @@ class Kernels:
             dim, rounds, factors.shape[1], mix.data_ptr(), factors.data_ptr(), perm.data_ptr(), shift
         )
 
+    # Results of the shape of their source, which small calls mostly have, are made by the shortest call there is.
+
     def klt(self, x: Tensor, keys: Any, fold: int, normalize: bool, inverse: bool) -> Tensor:
         """`ops.klt` with the handle of its material."""
         _, c, h, w = shape = x.shape
-        if fold == 1 and x.is_contiguous():
-            out = torch.empty_like(x)  # of a small tensor, making the result is a good part of the time
+        dense = x.is_contiguous()
+        if dense and fold == 1:
+            out = torch.empty_like(x)
         elif inverse:
             out = empty(x, c // (fold * fold), h * fold, w * fold, x.dtype)
         else:
@@ -112,10 +112,9 @@ class Kernels:
         self.extension().klt(
             x.data_ptr(),
             shape,
-            x.stride(),
+            None if dense else x.stride(),
             out.data_ptr(),
-            out.shape,
-            out.stride(),
+            None if dense else out.stride(),
             TYPE_CODES[x.dtype],
             keys,
             fold,
@@ -128,15 +127,19 @@ class Kernels:
     def klt_quantize(self, x: Tensor, keys: Any, fold: int, bits: int, normalize: bool) -> Tensor:
         """`ops.klt_quantize` with the handle of its material."""
         _, c, h, w = shape = x.shape
-        out = empty(x, c * fold * fold * bits // 8, h // fold, w // fold, torch.uint8)
+        dense = x.is_contiguous()
+        if dense and fold == 1 and bits == 8:
+            out = torch.empty_like(x, dtype=torch.uint8)
+        else:
+            channels = c * fold * fold * bits // 8
+            out = empty(x, channels, h // fold, w // fold, torch.uint8)
         self.extension().klt_quantize(
             x.data_ptr(),
             shape,
-            x.stride(),
+            None if dense else x.stride(),
             TYPE_CODES[x.dtype],
             out.data_ptr(),
-            out.shape,
-            out.stride(),
+            None if dense else out.stride(),
             keys,
             fold,
             normalize,
@@ -149,14 +152,18 @@ class Kernels:
     def klt_dequantize(self, codes: Tensor, keys: Any, fold: int, bits: int, dtype: torch.dtype) -> Tensor:
         """`ops.klt_dequantize` with the handle of its material."""
         _, c, h, w = shape = codes.shape
-        out = empty(codes, c * 8 // bits // (fold * fold), h * fold, w * fold, dtype)
+        dense = codes.is_contiguous()
+        if dense and fold == 1 and bits == 8:
+            out = torch.empty_like(codes, dtype=dtype)
+        else:
+            channels = c * 8 // bits // (fold * fold)
+            out = empty(codes, channels, h * fold, w * fold, dtype)
         self.extension().klt_dequantize(
             codes.data_ptr(),
             shape,
-            codes.stride(),
+            None if dense else codes.stride(),
             out.data_ptr(),
-            out.shape,
-            out.stride(),
+            None if dense else out.stride(),
             TYPE_CODES[dtype],
             keys,
             fold,
@@ -179,16 +186,17 @@ class Kernels:
         matrices = matrices.contiguous()
         index = None if index is None else index.contiguous()
         offsets = None if offsets is None else offsets.contiguous()
-        out = empty(codes, matrices.shape[-2], codes.shape[2], codes.shape[3], dtype)
+        channels, dense = matrices.shape[-2], codes.is_contiguous()
+        out = empty(codes, channels, codes.shape[2], codes.shape[3], dtype)
         self.extension().switch_dequantize(
             codes.data_ptr(),
             codes.shape,
-            codes.stride(),
+            None if dense else codes.stride(),
             out.data_ptr(),
-            out.shape,
-            out.stride(),
+            None if dense else out.stride(),
             TYPE_CODES[dtype],
             matrices.data_ptr(),
+            channels,
             1 if index is None else matrices.shape[0],
             0 if index is None else index.data_ptr(),
             0 if offsets is None else offsets.data_ptr(),
