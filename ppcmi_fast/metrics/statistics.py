@@ -7,7 +7,7 @@ draws, within each site, as many subjects as the site has.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -73,23 +73,23 @@ class Cohort:
 
     def subject_means(self, values: Floats) -> Floats:
         """Mean over each subject's images; [N, M] to [S, M]."""
-        return self.sums(values) / self.images_of[:, None]
+        means: Floats = self.sums(values) / self.images_of[:, None]
+        return means
 
     def mean(self, values: Floats) -> Floats:
         """Mean over sites of each site's mean over its images; [N, M] to [M]."""
-        return self._site_means(values, [np.ones((1, int((self.site == s).sum()))) for s in self._numbers])[0]
-
-    @property
-    def _numbers(self) -> range:
-        return range(len(self.sites))
+        once = [np.ones((1, size)) for size in np.bincount(self.site)]
+        mean: Floats = self._site_means(values, once)[0]
+        return mean
 
     def _site_means(self, values: Floats, weights: Sequence[npt.NDArray[Any]]) -> Floats:
         sums, counts = self.sums(values), self.images_of
         means = [
             (weight @ sums[self.site == s]) / (weight @ counts[self.site == s])[:, None]
-            for s, weight in zip(self._numbers, weights, strict=True)
+            for s, weight in enumerate(weights)
         ]
-        return np.mean(means, axis=0)
+        over_sites: Floats = np.mean(means, axis=0)
+        return over_sites
 
     def resample(self, values: Floats, seed: int = 0, resamples: int = RESAMPLES) -> Floats:
         """The mean over sites under subjects drawn with replacement within each site; [N, M] to [resamples, M].
@@ -97,10 +97,9 @@ class Cohort:
         One seed draws the same subjects whatever the values, so differences of two methods may be resampled.
         """
         rng = np.random.default_rng(seed)
-        weights = []
-        for number in self._numbers:
-            size = int((self.site == number).sum())
-            weights.append(rng.multinomial(size, np.full(size, 1 / size), size=resamples))
+        weights = [
+            rng.multinomial(size, np.full(size, 1 / size), size=resamples) for size in np.bincount(self.site)
+        ]
         return self._site_means(values, weights)
 
     def intervals(
@@ -157,7 +156,7 @@ def holm(values: Sequence[float | None]) -> list[float | None]:
 
 def compare_methods(
     ours: str,
-    scores: dict[str, Sequence[ImageScores]],
+    scores: Mapping[str, Sequence[ImageScores]],
     sites: Sequence[str],
     subjects: Sequence[str],
     seed: int = 0,

@@ -69,7 +69,7 @@ def surface_elements(mask: Mask, spacing: tuple[float, ...]) -> tuple[npt.NDArra
     # The first corner is the highest bit, as the table of sizes has it.
     code = np.zeros([n - 1 for n in mask.shape], dtype=np.uint8)
     for corner in corners:
-        code = (code << 1) | mask[corner]
+        code = np.bitwise_or(code << 1, mask[corner], dtype=np.uint8)
     everywhere = 2 ** len(corners) - 1
     crossed = (code != 0) & (code != everywhere)
     return np.argwhere(crossed), element_sizes(spacing)[code[crossed]]
