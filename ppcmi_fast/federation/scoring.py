@@ -22,6 +22,7 @@ from ppcmi_fast.metrics import (
     summarise,
     volume_scores,
 )
+from ppcmi_fast.metrics.statistics import RESAMPLES
 from ppcmi_fast.metrics.table import WHOLE_VOLUME
 
 
@@ -90,6 +91,7 @@ class Scorer:
             "nsd_tolerance": self.tolerance,
             "hd95_definitions": HD95_DEFINITIONS,
             "empty_mask_policy": EMPTY_MASK_POLICY,
+            "bootstrap_resamples": RESAMPLES,
             "images": sum(len(mask) for mask in masks),
             "empty_truths": self._empty([truth for mask in masks for truth in mask]),
         }

@@ -238,8 +238,9 @@ def score_notes(metrics: dict[str, Any]) -> list[str]:
     definitions = facts.get("hd95_definitions", {})
     named = {"hd95": "HD95", "hd95_pooled": "HD95, pooled", "hd95_surface": "HD95, by surface"}
     notes += [f"{name}: {definitions[key]}." for key, name in named.items() if key in definitions]
+    resamples = words.integer(facts.get("bootstrap_resamples"))
     notes.append(
-        "Intervals are 95 % bootstrap intervals: subjects drawn again within each site, 1000 times. A site with one"
-        " test subject leaves none."
+        f"Intervals are 95 % bootstrap intervals: subjects drawn again within each site, {resamples} times. Where a"
+        " site has one test subject there is none."
     )
     return notes
