@@ -258,6 +258,12 @@ def test_a_run_from_before_the_measures_has_none_of_them() -> None:
     assert score_notes(metrics)[-1] == FORMER_POLICY
 
 
+def test_truths_that_show_every_class_are_said_to() -> None:
+    metrics = measured()
+    metrics["measures"]["empty_truths"] = {"1": 0, "2": 0}
+    assert "In all 30 test images the truth shows every class." in score_notes(metrics)
+
+
 def test_means_carry_their_intervals() -> None:
     dice, hd95, asd = score_tables(measured())
     row = dict(dice.rows)["U-Net, all data pooled"]
@@ -274,6 +280,9 @@ def test_best_of_each_measure_is_marked_in_its_direction() -> None:
     assert others.columns == ["NSD at 2 mm", "HD95, pooled (mm)", "sensitivity"]
     pooled = [label for label, _ in others.rows].index("U-Net, all data pooled")
     assert others.best == {(pooled, column) for column in range(3)}
+    # The interval stands below the mean; Dice of volumes has none.
+    assert dict(others.rows)["PPCMI (ours)"][1] == "5.60\n5.10 to 7.10"
+    assert dict(volumes.rows)["PPCMI (ours)"][0] == "0.833"
     assert volumes.columns == ["Dice", "HD95 (mm)"] and volumes.best == {(pooled, 0), (pooled, 1)}
     assert [table.title for table in class_tables(measured())] == ["Dice, each class at each site"]
     assert class_tables(measured(classes=2)) == []

@@ -20,13 +20,14 @@ FORMER_POLICY = (
 
 @dataclass(frozen=True)
 class Table:
-    """A table of numbers; in each column the best value is marked."""
+    """A table of numbers; in each column the best value is marked. `lead`: the first column sums the others up."""
 
     title: str
     columns: list[str]
     rows: list[tuple[str, list[str]]]
     best: set[tuple[int, int]]
     note: str = ""
+    lead: bool = False
 
 
 @dataclass(frozen=True)
@@ -108,8 +109,13 @@ def score_tables(metrics: dict[str, Any]) -> list[Table]:
             note += "; in brackets the 95 % interval"
         columns = ["mean over sites", *(label for _, _, label in keys)]
         best = _best(values, [highest] * len(columns))
-        tables.append(Table(_title(measure, metrics), columns, rows, best, note))
+        tables.append(Table(_title(measure, metrics), columns, rows, best, note, lead=True))
     return tables
+
+
+def _two_lines(score: dict[str, Any], digits: int) -> str:
+    """A mean with its interval below it, since many columns leave no room beside it."""
+    return "\n".join(filter(None, [words.decimal(score.get("mean"), digits), words.interval(score, digits)]))
 
 
 def _means(
@@ -125,7 +131,7 @@ def _means(
     rows = [
         (
             method_title(name),
-            [words.with_interval(score, _digits(m)) for m, score in zip(known, row, strict=True)],
+            [_two_lines(score, _digits(measure)) for measure, score in zip(known, row, strict=True)],
         )
         for name, row in zip(names, scores, strict=True)
     ]
@@ -207,8 +213,14 @@ def comparison_rows(metrics: dict[str, Any]) -> list[Comparison]:
     return found
 
 
-def _listed(counts: dict[str, Any]) -> str:
-    return ", ".join(f"class {label} in {words.integer(count)}" for label, count in sorted(counts.items()))
+def _empty_truths(count: Any, what: str, empty: dict[str, Any]) -> str:
+    if not any(empty.values()):
+        return f"In all {words.integer(count)} test {what} the truth shows every class."
+    listed = ", ".join(
+        f"class {label} in {words.integer(number)}"
+        for label, number in sorted(empty.items(), key=lambda item: int(item[0]))
+    )
+    return f"Of {words.integer(count)} test {what}, the truth lacks {listed}."
 
 
 def score_notes(metrics: dict[str, Any]) -> list[str]:
@@ -222,14 +234,9 @@ def score_notes(metrics: dict[str, Any]) -> list[str]:
     policy = str(facts.get("empty_mask_policy", ""))
     notes.append(f"Policy for empty masks: {policy}. So a missed structure costs in every measure.")
     if facts.get("empty_truths"):
-        notes.append(
-            f"Of {words.integer(facts.get('images'))} test images, the truth lacks {_listed(facts['empty_truths'])}."
-        )
+        notes.append(_empty_truths(facts.get("images"), "images", facts["empty_truths"]))
     if facts.get("empty_truth_volumes"):
-        notes.append(
-            f"Of {words.integer(facts.get('volumes'))} test volumes, the truth lacks"
-            f" {_listed(facts['empty_truth_volumes'])}."
-        )
+        notes.append(_empty_truths(facts.get("volumes"), "volumes", facts["empty_truth_volumes"]))
     if words.number(facts.get("slices_left_out")):
         notes.append(
             f"{words.integer(facts['slices_left_out'])} slices inside the volumes were left out of the data; in the"
