@@ -97,6 +97,31 @@ def test_nsd_is_that_of_monai(pair: tuple[Mask, Mask, tuple[float, ...]], tolera
     assert SurfaceDistances.between(pred, truth, spacing).nsd(tolerance) == pytest.approx(expected, rel=1e-5)
 
 
+def test_surface_weighted_hd95_is_that_of_monais_distances_and_areas(
+    pair: tuple[Mask, Mask, tuple[float, ...]],
+) -> None:
+    from monai.metrics.utils import get_edge_surface_distance
+
+    pred, truth, spacing = pair
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        edges, distances, areas = get_edge_surface_distance(
+            torch.from_numpy(pred),
+            torch.from_numpy(truth),
+            spacing=spacing,
+            use_subvoxels=True,
+            symmetric=True,
+        )
+    directed = []
+    for edge, distance, area in zip(edges, distances, areas, strict=True):
+        weights = area[edge].double()
+        limits = distance.unique()
+        share = torch.stack([weights[distance <= limit].sum() / weights.sum() for limit in limits])
+        directed.append(float(limits[share >= 0.95][0]))
+    found = SurfaceDistances.between(pred, truth, spacing).hd95_surface()
+    assert found == pytest.approx(max(directed), rel=1e-5)
+
+
 def test_pooled_hd95_and_asd_are_those_of_medpy(pair: tuple[Mask, Mask, tuple[float, ...]]) -> None:
     medpy = pytest.importorskip("medpy.metric.binary", reason="the extra `dev` is not installed")
     pred, truth, spacing = pair
