@@ -15,6 +15,7 @@ import tifffile
 from PIL import Image
 from pydicom.dataset import FileDataset, FileMetaDataset
 
+from ppcmi_fast.data.readers.dicom_seg import one_series, write_segmentation
 from ppcmi_fast.data.readers.nerve import encode_runs
 
 Array = np.ndarray[Any, Any]
@@ -83,11 +84,13 @@ def nerve(root: Path, subjects: int = 4, frames: int = 3) -> Path:
     return root
 
 
-def write_slice(path: Path, units: Array, number: int, spacing: float = 0.7) -> None:
-    """A CT slice with intercept -1024."""
+def write_slice(
+    path: Path, units: Array, number: int, spacing: float = 0.7, series: str = "1.2.3", **changes: Any
+) -> None:
+    """A CT slice with intercept -1024, 2.5 mm above the one before."""
     meta = FileMetaDataset()
     meta.MediaStorageSOPClassUID = pydicom.uid.CTImageStorage
-    meta.MediaStorageSOPInstanceUID = pydicom.uid.UID(f"1.2.3.{number}")
+    meta.MediaStorageSOPInstanceUID = pydicom.uid.UID(f"{series}.{number}")
     meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
     found = FileDataset(str(path), {}, file_meta=meta, preamble=b"\0" * 128)
     found.SOPClassUID, found.SOPInstanceUID = meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID
@@ -97,6 +100,19 @@ def write_slice(path: Path, units: Array, number: int, spacing: float = 0.7) -> 
     found.BitsAllocated = found.BitsStored = 16
     found.HighBit, found.PixelRepresentation = 15, 0
     found.RescaleSlope, found.RescaleIntercept = 1, -1024
+    found.Modality, found.PatientID, found.PatientName = "CT", series, ""
+    found.PatientBirthDate, found.PatientSex, found.AccessionNumber = "", "", ""
+    found.StudyInstanceUID, found.SeriesInstanceUID, found.FrameOfReferenceUID = (
+        f"{series}.0",
+        series,
+        f"{series}.1",
+    )
+    found.StudyID, found.StudyDate, found.StudyTime, found.ReferringPhysicianName = "1", "", "", ""
+    found.SeriesNumber, found.InstitutionName, found.PositionReferenceIndicator = 1, "Hospital A/B", ""
+    found.ImagePositionPatient, found.SliceThickness = [-10.0, -20.0, 2.5 * number], 2.5
+    found.ImageOrientationPatient = [1, 0, 0, 0, 1, 0]
+    for name, value in changes.items():
+        setattr(found, name, value)
     found.PixelData = (units + 1024).astype(np.uint16).tobytes()
     path.parent.mkdir(parents=True, exist_ok=True)
     found.save_as(path, enforce_file_format=True)
@@ -148,6 +164,21 @@ def acdc(root: Path, patients: int = 4) -> Path:
     return root
 
 
+def dicom(root: Path, patients: int = 4, slices: int = 4) -> Path:
+    """CT series with SEG of two labels; file names run against the places of the slices."""
+    for patient in range(1, patients + 1):
+        folder, series = root / f"p{patient}", f"1.2.826.{patient}"
+        labels = np.maximum(disc((slices, 32, 40), 9), np.roll(disc((slices, 32, 40), 3, 2), 14, 2))
+        labels[0] = 0
+        for index in range(slices):
+            units = np.random.default_rng(patient * 10 + index).normal(40, 20, (32, 40)).round()
+            write_slice(folder / "ct" / f"I{slices - index}", units, index + 1, series=series)
+        write_segmentation(
+            one_series(folder / "ct"), labels.astype(np.uint8), ["liver", "spleen"], folder / "seg.dcm"
+        )
+    return root
+
+
 WRITERS: dict[str, Callable[..., Path]] = {
     "psfhs": psfhs,
     "jnu-ifm": jnu_ifm,
@@ -155,4 +186,5 @@ WRITERS: dict[str, Callable[..., Path]] = {
     "fumpe": fumpe,
     "msd": msd,
     "acdc": acdc,
+    "dicom": dicom,
 }

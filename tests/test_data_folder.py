@@ -10,8 +10,9 @@ import pytest
 import torch
 from PIL import Image
 
-from ppcmi_fast.data.arrays import Arrays, load_arrays, load_image, load_mask
-from ppcmi_fast.data.folder import load_folder, open_grey
+from ppcmi_fast.data.arrays import Arrays, load_arrays, to_unit_range
+from ppcmi_fast.data.readers import ReadOptions, open_dataset
+from ppcmi_fast.data.readers.pictures import grey_values, open_grey
 from ppcmi_fast.data.records import Dataset, Record
 from ppcmi_fast.data.splits import Split, check_disjoint, split_by_subject
 from ppcmi_fast.errors import DataError
@@ -55,14 +56,14 @@ def edit(root: Path, old: str, new: str) -> None:
 
 
 def test_a_good_folder_is_read(folder: Path) -> None:
-    dataset = load_folder(folder)
+    dataset = open_dataset(folder)
     assert (dataset.name, dataset.classes, len(dataset.records), dataset.spacing_known) == (
         "set",
         2,
         16,
         False,
     )
-    arrays = load_arrays(dataset.records, 16)
+    arrays = load_arrays(dataset, 16)
     assert arrays.images.shape == (16, 1, 16, 16) and arrays.images.dtype == torch.float32
     assert arrays.masks.shape == (16, 16, 16) and set(arrays.masks.unique().tolist()) == {0, 1}
     assert arrays.images.min() == 0 and arrays.images.max() == 1 and arrays.spacing is None
@@ -74,15 +75,15 @@ def test_spacing_follows_the_resize(folder: Path) -> None:
     lines = (folder / "manifest.csv").read_text().splitlines()
     text = [lines[0] + ",spacing_y,spacing_x", *(line + ",1.0,0.5" for line in lines[1:])]
     (folder / "manifest.csv").write_text("\n".join(text))
-    dataset = load_folder(folder)
+    dataset = open_dataset(folder)
     assert dataset.spacing_known
-    spacing = load_arrays(dataset.records, 16).spacing
+    spacing = load_arrays(dataset, 16).spacing
     assert spacing is not None and spacing[0].tolist() == [1.5, 1.0]  # 24 x 32 pixels became 16 x 16
 
 
 def test_an_empty_subject_is_the_image_itself(folder: Path) -> None:
     edit(folder, ",a0,a", ",,a")
-    subjects = {r.subject for r in load_folder(folder).records}
+    subjects = {r.subject for r in open_dataset(folder).records}
     assert {"images/a00.png", "images/a01.png"} <= subjects
 
 
@@ -96,7 +97,10 @@ def truncate(root: Path) -> None:
 
 
 DAMAGES: list[tuple[Callable[[Path], object], str]] = [
-    (remove_manifest, r"manifest.csv: expected a manifest with columns image, mask, subject, site"),
+    (
+        remove_manifest,
+        r"expected a known layout \(folder: manifest.csv with columns image, mask, subject, site;",
+    ),
     (
         lambda r: edit(r, "image,mask,subject,site", "image,label,subject,site"),
         "missing mask; add them to line 1",
@@ -109,7 +113,7 @@ DAMAGES: list[tuple[Callable[[Path], object], str]] = [
     (lambda r: edit(r, "masks/a00.png", ""), "line 2: expected an image and its mask"),
     (
         lambda r: write_mask(r / "masks" / "b10.png", 20, 32),
-        r"expected the size of its image 32x24, got 32x20",
+        r"expected the shape of its image b10.png \[24, 32\], got \[20, 32\]",
     ),
     (truncate, "expected a readable image, got a damaged file"),
     (lambda r: (r / "masks" / "a11.png").write_bytes(b"not a png"), "a11.png: expected a readable image"),
@@ -150,38 +154,38 @@ DAMAGES: list[tuple[Callable[[Path], object], str]] = [
 def test_damage_is_named(folder: Path, damage: Callable[[Path], object], message: str) -> None:
     damage(folder)
     with pytest.raises(DataError, match=message):
-        load_folder(folder)
+        open_dataset(folder)
 
 
 def test_missing_and_empty_folders_are_named(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="expected a folder with manifest.csv"):
-        load_folder(tmp_path / "absent")
+    with pytest.raises(DataError, match="expected a folder with a data set, found none"):
+        open_dataset(tmp_path / "absent")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(DataError, match="found an empty folder"):
-        load_folder(tmp_path / "empty")
+    with pytest.raises(DataError, match="expected a data set, found an empty folder"):
+        open_dataset(tmp_path / "empty")
 
 
 def test_a_mask_value_beyond_the_classes_is_named(folder: Path) -> None:
     write_mask(folder / "masks" / "a00.png", value=3)
     with pytest.raises(DataError, match=r"a00.png: expected values 0\.\.1, got 0, 3; store class indices"):
-        load_folder(folder, classes=2)
+        open_dataset(folder, options=ReadOptions(classes=2))
 
 
 def test_one_bit_masks_are_classes_0_and_1(folder: Path) -> None:
     for path in (folder / "masks").iterdir():
         with Image.open(path) as mask:
             mask.point(lambda value: 255 * value).convert("1").save(path)
-    dataset = load_folder(folder)
+    dataset = open_dataset(folder)
     assert dataset.classes == 2
     assert open_grey(dataset.records[0].mask).mode == "1"
-    labels = load_mask(dataset.records[0].mask, 24)
+    labels = load_arrays(dataset, 24, dataset.records[:1]).masks
     assert labels.dtype == torch.int64 and labels.unique().tolist() == [0, 1]
 
 
 def test_one_bit_images_keep_black_and_white(folder: Path) -> None:
     with Image.open(folder / "images" / "a00.png") as grey:
         grey.convert("1").save(folder / "images" / "a00.png")
-    image, _ = load_image(folder / "images" / "a00.png", 16)
+    image = to_unit_range(grey_values(folder / "images" / "a00.png"), None)
     assert (float(image.min()), float(image.max())) == (0, 1)
 
 
@@ -190,24 +194,25 @@ def test_masks_with_gaps_need_their_classes_stated(folder: Path, value: int, abs
     for path in (folder / "masks").iterdir():
         write_mask(path, value=1 if value == 3 and path.name != "b30.png" else value)
     with pytest.raises(
-        DataError, match=rf"\.png: expected class indices .* got 0, {value}, and no mask has {absent}; store"
+        DataError,
+        match=rf"\.png: expected class indices .* got .*{value} in set, and no mask has {absent}; store",
     ):
-        load_folder(folder)
-    assert load_folder(folder, classes=value + 1).classes == value + 1
+        open_dataset(folder)
+    assert open_dataset(folder, options=ReadOptions(classes=value + 1)).classes == value + 1
     with pytest.raises(DataError, match=rf"expected values 0\.\.{value - 1}, got 0, {value}; store class"):
-        load_folder(folder, classes=value)
+        open_dataset(folder, options=ReadOptions(classes=value))
 
 
 def test_classes_may_be_spread_over_the_masks(folder: Path) -> None:
     write_mask(folder / "masks" / "a00.png", value=2)
     write_mask(folder / "masks" / "b00.png", value=3)
-    assert load_folder(folder).classes == 4
+    assert open_dataset(folder).classes == 4
 
 
 def test_blanks_around_fields_do_not_make_two_subjects_of_one(folder: Path) -> None:
     edit(folder, "images/a01.png,masks/a01.png,a0,a\n", " images/a01.png,masks/a01.png , a0 ,a\t\n")
     edit(folder, "image,mask,subject,site", "image, mask, subject ,site")
-    records = load_folder(folder).records
+    records = open_dataset(folder).records
     assert {record.subject for record in records} == {f"{site}{n}" for site in "ab" for n in range(4)}
     assert {record.site for record in records} == {"a", "b"}
 
@@ -216,23 +221,23 @@ def test_many_broken_files_are_listed_up_to_five(folder: Path) -> None:
     for path in (folder / "images").iterdir():
         path.write_bytes(b"broken")
     with pytest.raises(DataError, match=r"\.\.\. and 11 more"):
-        load_folder(folder)
+        open_dataset(folder)
 
 
 def test_masks_that_are_all_empty_are_named(folder: Path) -> None:
     for path in (folder / "masks").iterdir():
         write_mask(path, value=0)
     with pytest.raises(DataError, match="at least one class above 0"):
-        load_folder(folder)
+        open_dataset(folder)
 
 
 @pytest.mark.parametrize("seed", range(5))
 def test_split_keeps_subjects_together_in_every_site(folder: Path, seed: int) -> None:
-    split = split_by_subject(load_folder(folder).records, seed=seed)
+    split = split_by_subject(open_dataset(folder).records, seed=seed)
     for part in (split.train, split.val, split.test):
         assert {r.site for r in part} == {"a", "b"}
     assert sum(map(len, (split.train, split.val, split.test))) == 16
-    again = split_by_subject(load_folder(folder).records, seed=seed)
+    again = split_by_subject(open_dataset(folder).records, seed=seed)
     assert split == again
     assert set(split.to_json()["test"]) == {"a", "b"}
 
@@ -265,31 +270,26 @@ def test_fractions_that_are_no_parts_are_named(fractions: tuple[float, float, fl
 
 
 def test_a_subject_in_two_parts_is_an_error(folder: Path) -> None:
-    records = load_folder(folder).records
+    records = open_dataset(folder).records
     with pytest.raises(DataError, match="got a0 in train and test; split by subject"):
         check_disjoint(Split(records[:1], [], records[1:2]))
     check_disjoint(Split(records[:2], records[2:4], records[4:6]))
 
 
 def test_too_few_subjects_and_bad_fractions_are_named(folder: Path) -> None:
-    records = [r for r in load_folder(folder).records if r.subject in ("a0", "a1")]
+    records = [r for r in open_dataset(folder).records if r.subject in ("a0", "a1")]
     with pytest.raises(DataError, match="site 'a': expected at least 3 subjects .* got 2"):
         split_by_subject(records)
     with pytest.raises(ValueError, match="fractions: expected"):
         split_by_subject(records, (0.5, 0.5, 0.5))
     with pytest.raises(DataError, match="at least one image"):
-        load_arrays([], 16)
-
-
-def test_one_image_keeps_its_own_size(folder: Path) -> None:
-    image, size = load_image(folder / "images" / "a00.png", 16)
-    assert image.shape == (1, 16, 16) and size == (24, 32)
+        load_arrays(open_dataset(folder), 16, [])
 
 
 @pytest.mark.skipif(not REAL.is_dir(), reason="the real images are not on this machine")
 @pytest.mark.parametrize(("name", "classes", "sites"), [("sunnybrook", 2, 4), ("usgra", 3, 3)])
 def test_real_images_load(name: str, classes: int, sites: int) -> None:
-    dataset: Dataset = load_folder(REAL / name)
+    dataset: Dataset = open_dataset(REAL / name)
     assert dataset.classes == classes and len({r.site for r in dataset.records}) == sites
     records: list[Record] = dataset.records[::40]
-    assert load_arrays(records, 64).images.std() > 0.1
+    assert load_arrays(dataset, 64, records).images.std() > 0.1

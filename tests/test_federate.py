@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import highdicom as hd
 import numpy as np
 import pytest
 import SimpleITK as sitk
@@ -15,8 +16,9 @@ from native_layouts import WRITERS
 from PIL import Image
 from rich.console import Console
 
-from ppcmi_fast.data.folder import load_folder
 from ppcmi_fast.data.phantom import PHANTOM_CLASSES, write_phantom
+from ppcmi_fast.data.readers import open_dataset
+from ppcmi_fast.data.readers.dicom_seg import one_series
 from ppcmi_fast.data.splits import split_by_subject
 from ppcmi_fast.errors import ConfigError, DataError, RunError
 from ppcmi_fast.federation import codecs
@@ -244,8 +246,35 @@ def test_a_volume_is_segmented_in_its_own_geometry(tmp_path: Path) -> None:
     for name in ("Origin", "Spacing", "Direction"):
         assert getattr(before, f"Get{name}")() == pytest.approx(getattr(after, f"Get{name}")())
     assert set(np.unique(sitk.GetArrayFromImage(after)).tolist()) == set(voxels)
-    with pytest.raises(DataError, match=r"--out: expected a name ending in one of \.nii, .* got .*mask\.png"):
+    with pytest.raises(DataError, match=r"--out: expected a name ending in \.nii or .* got .*mask\.png"):
         segment_image(tmp_path / "run", "NOR", source, tmp_path / "mask.png")
+
+
+def test_dicom_gives_dicom(tmp_path: Path) -> None:
+    data, out = WRITERS["dicom"](tmp_path / "data", 6), tmp_path / "seg.dcm"
+    sites = ("reading.partition=iid", "reading.sites=2", f"reading.cache={tmp_path / 'cache'}")
+    metrics = federate(settings(data, "baselines.methods=[]", *sites), tmp_path / "run")
+    assert metrics["dataset"]["class_names"] == ["liver", "spleen"]
+    assert "cache" not in metrics["config"]["reading"] and any((tmp_path / "cache").iterdir())
+    voxels = segment_image(tmp_path / "run", "site-0", data / "p1" / "ct", out)
+    assert sum(voxels.values()) == 4 * 32 * 40
+    found = hd.seg.segread(out)
+    assert [str(segment.SegmentLabel) for segment in found.SegmentSequence] == ["liver", "spleen"]
+    headers = one_series(data / "p1" / "ct")
+    assert str(found.FrameOfReferenceUID) == "1.2.826.1.1"
+    stack = found.get_pixels_by_source_instance(
+        [header.instance for header in headers],
+        combine_segments=True,
+        assert_missing_frames_are_empty=True,
+        ignore_spatial_locations=True,
+    )
+    counts = dict(zip(*(v.tolist() for v in np.unique(stack, return_counts=True)), strict=True))
+    assert counts == voxels
+    # One slice of the series gives that slice's segments.
+    one = segment_image(tmp_path / "run", "site-0", headers[0].path, tmp_path / "one.dcm")
+    assert sum(one.values()) == 32 * 40
+    with pytest.raises(DataError, match=r"--out: expected a name ending in \.dcm for ct"):
+        segment_image(tmp_path / "run", "site-0", data / "p1" / "ct", tmp_path / "mask.nii.gz")
 
 
 def test_a_layout_without_sites_says_how_to_make_them(tmp_path: Path) -> None:
@@ -298,7 +327,7 @@ def test_phantoms_that_do_not_fit_the_settings_are_named_at_once(tmp_path: Path)
 
 def test_phantoms_have_the_classes_that_are_said_of_them(tmp_path: Path) -> None:
     for kind, classes in PHANTOM_CLASSES.items():
-        assert load_folder(write_phantom(kind, tmp_path / kind, sites=1, subjects=2)).classes == classes
+        assert open_dataset(write_phantom(kind, tmp_path / kind, sites=1, subjects=2)).classes == classes
 
 
 @pytest.mark.parametrize("key", ["federation", "site-0"])
@@ -343,7 +372,7 @@ def test_a_run_resumes_only_on_the_data_it_was_started_with(
 
 
 def test_the_budget_counts_the_steps_that_were_made(phantoms: Path, tmp_path: Path) -> None:
-    config, dataset = settings(phantoms), load_folder(phantoms)
+    config, dataset = settings(phantoms), open_dataset(phantoms)
     folder = RunFolder.open(tmp_path / "run", config, resume=False, overwrite=False)
     run = FederatedRun(config, folder, dataset, split_by_subject(dataset.records), Console(quiet=True))
     codec_images = 4 * 2 * 4 * 2  # rounds, local steps, batch, sites

@@ -12,8 +12,8 @@ import torch
 
 from ppcmi_fast.data.arrays import load_arrays
 from ppcmi_fast.data.augment import augment
-from ppcmi_fast.data.folder import load_folder
 from ppcmi_fast.data.phantom import write_phantom
+from ppcmi_fast.data.readers import open_dataset
 from ppcmi_fast.data.splits import split_by_subject
 from ppcmi_fast.errors import DataError
 
@@ -21,10 +21,10 @@ from ppcmi_fast.errors import DataError
 @pytest.mark.parametrize(("kind", "classes"), [("cardiac", 2), ("ultrasound", 3)])
 def test_the_folder_reads_back(tmp_path: Path, kind: str, classes: int) -> None:
     root = write_phantom(kind, tmp_path / "p", sites=2, subjects=3, slices=2, size=64)
-    dataset = load_folder(root)
+    dataset = open_dataset(root)
     assert dataset.classes == classes and len(dataset.records) == 12 and dataset.spacing_known
     split_by_subject(dataset.records)
-    arrays = load_arrays(dataset.records, 64)
+    arrays = load_arrays(dataset, 64)
     areas = torch.stack([(arrays.masks == label).float().mean((1, 2)) for label in range(1, classes)])
     assert areas.min() > 0 and areas.max() < 0.15
 
@@ -40,20 +40,16 @@ def test_the_same_seed_gives_the_same_files_and_another_others(tmp_path: Path, k
 
 
 def test_cavity_is_brighter_than_muscle_and_vessel_darker_than_nerve(tmp_path: Path) -> None:
-    heart = load_arrays(
-        load_folder(write_phantom("cardiac", tmp_path / "c", sites=2, subjects=2)).records, 128
-    )
+    heart = load_arrays(open_dataset(write_phantom("cardiac", tmp_path / "c", sites=2, subjects=2)), 128)
     inside = heart.images[:, 0][heart.masks == 1].mean()
     ring = torch.nn.functional.max_pool2d(heart.masks.float().unsqueeze(1), 7, 1, 3).squeeze(1) - heart.masks
     assert inside > 1.5 * heart.images[:, 0][ring == 1].mean()
-    limb = load_arrays(
-        load_folder(write_phantom("ultrasound", tmp_path / "u", sites=2, subjects=2)).records, 128
-    )
+    limb = load_arrays(open_dataset(write_phantom("ultrasound", tmp_path / "u", sites=2, subjects=2)), 128)
     assert limb.images[:, 0][limb.masks == 2].mean() < 0.4 * limb.images[:, 0][limb.masks == 1].mean()
 
 
 def test_sites_differ(tmp_path: Path) -> None:
-    dataset = load_folder(write_phantom("cardiac", tmp_path / "c", sites=3, subjects=3, slices=2))
+    dataset = open_dataset(write_phantom("cardiac", tmp_path / "c", sites=3, subjects=3, slices=2))
     from PIL import Image
 
     means = [

@@ -16,9 +16,10 @@ from native_layouts import WRITERS, acdc, disc, fumpe, jnu_ifm, msd, nerve, psfh
 from PIL import Image
 
 from ppcmi_fast.data.arrays import load_arrays
-from ppcmi_fast.data.readers import ReadOptions, open_dataset, reader_of
-from ppcmi_fast.data.readers.base import read_volume, write_labels
+from ppcmi_fast.data.readers import ReadOptions, open_dataset
+from ppcmi_fast.data.readers.msd import MsdReader
 from ppcmi_fast.data.readers.nerve import decode_runs, encode_runs
+from ppcmi_fast.data.readers.volumes import read_volume, write_labels
 from ppcmi_fast.data.records import Dataset
 from ppcmi_fast.data.similarity import group_similar
 from ppcmi_fast.errors import DataError
@@ -29,7 +30,7 @@ def test_every_layout_is_found_and_becomes_tensors(layout: str, tmp_path: Path) 
     dataset = open_dataset(WRITERS[layout](tmp_path / "Größe 1"))
     assert dataset.layout == layout and not dataset.broken
     assert len({record.subject for record in dataset.records}) == 4
-    arrays = load_arrays(dataset.records, 32, dataset.layout, dataset.window)
+    arrays = load_arrays(dataset, 32)
     assert arrays.images.shape == (len(dataset.records), 1, 32, 32)
     assert arrays.images.min() >= 0 and arrays.images.max() <= 1
     assert set(arrays.masks.unique().tolist()) == set(range(dataset.classes))
@@ -60,7 +61,7 @@ def test_jnu_ifm_maps_7_and_8_and_takes_videos_for_subjects(tmp_path: Path) -> N
     record = dataset.records[0]
     assert record.subject == "2019_0000" and record.classes == (1, 2)
     stored = np.asarray(Image.open(record.mask))
-    assert np.array_equal(reader_of("jnu-ifm").mask(record) == 2, stored == 8)
+    assert np.array_equal(dataset.source.mask(record) == 2, stored == 8)
 
 
 def test_nerve_keeps_or_drops_empty_masks_and_says_how_many(tmp_path: Path) -> None:
@@ -81,10 +82,10 @@ def test_nerve_run_lengths_go_down_the_columns_from_1() -> None:
 
 def test_nerve_reads_masks_from_the_table_alone(tmp_path: Path) -> None:
     root = nerve(tmp_path / "d")
-    before = load_arrays(open_dataset(root).records, 32, "nerve").masks
+    before = load_arrays(open_dataset(root), 32).masks
     for path in (root / "train").glob("*_mask.tif"):
         path.unlink()
-    assert torch.equal(load_arrays(open_dataset(root).records, 32, "nerve").masks, before)
+    assert torch.equal(load_arrays(open_dataset(root), 32).masks, before)
 
 
 def test_nerve_lists_a_mask_that_is_not_the_tables(tmp_path: Path) -> None:
@@ -98,11 +99,11 @@ def test_nerve_lists_a_mask_that_is_not_the_tables(tmp_path: Path) -> None:
 def test_fumpe_is_in_hounsfield_units_by_instance_number(tmp_path: Path) -> None:
     dataset = open_dataset(fumpe(tmp_path / "d"), options=ReadOptions(window=(-900, -500)))
     second = [record for record in dataset.records if record.subject == "PAT002"]
-    reader = reader_of("fumpe")
+    reader = dataset.source
     assert [float(reader.pixels(record)[0, 0]) for record in second] == [-798, -698, -598]
     assert [bool(reader.mask(record).any()) for record in second] == [False, True, True]
     assert second[0].spacing == (0.7, 0.7)
-    images = load_arrays(second, 32, "fumpe", dataset.window).images
+    images = load_arrays(dataset, 32, second).images
     assert images.mean((1, 2, 3)).tolist() == pytest.approx([102 / 400, 202 / 400, 302 / 400], abs=1e-4)
 
 
@@ -126,7 +127,7 @@ def test_volumes_are_turned_to_the_patients_axes_with_their_masks(tmp_path: Path
                 array[:, :, ::-1].copy() if flip else array, root / part / "a.nii.gz", (1, 1, 4), **geometry
             )
     first, second = (open_dataset(root).records for root in (plain, turned))
-    reader = reader_of("msd")
+    reader = MsdReader()
     for a, b in zip(first, second, strict=True):
         assert np.allclose(reader.pixels(a), reader.pixels(b))
         assert np.array_equal(reader.mask(a), reader.mask(b)) and reader.mask(a).any()
@@ -161,7 +162,7 @@ def test_slices_are_cut_across_the_coarse_axis(tmp_path: Path) -> None:
     write_itk(np.ones_like(values, np.uint8), tmp_path / "d" / "labelsTr" / "a.nii", (1.0, 8.0, 1.0))
     records = open_dataset(tmp_path / "d").records
     assert len(records) == 6 and records[0].spacing == (1, 1)
-    assert reader_of("msd").pixels(records[0]).shape == (20, 24)
+    assert MsdReader().pixels(records[0]).shape == (20, 24)
 
 
 def test_acdc_keeps_groups_and_frames_of_a_patient_together(tmp_path: Path) -> None:
@@ -288,7 +289,7 @@ def test_16_bits_and_negative_units_are_kept(tmp_path: Path) -> None:
         (1.25, 1.25, 2.7),
         Direction=(-1, 0, 0, 0, -1, 0, 0, 0, 1),
     )
-    reader = reader_of("msd")
+    reader = MsdReader()
     found = np.stack([reader.pixels(record) for record in open_dataset(root).records])
     assert (found.min(), found.max()) == (-1000, 3000)
 
@@ -318,14 +319,16 @@ def test_what_is_no_data_set_is_named(tmp_path: Path) -> None:
         open_dataset(tmp_path / "empty")
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "a.txt").write_text("")
-    with pytest.raises(DataError, match=r"expected manifest\.csv .* or a known layout"):
+    with pytest.raises(
+        DataError, match=r"expected a known layout \(folder: manifest\.csv .*write a manifest"
+    ):
         open_dataset(tmp_path / "other")
     both = psfhs(msd(tmp_path / "both"))
     with pytest.raises(DataError, match="got the marks of psfhs, msd; name the right one"):
         open_dataset(both)
     assert open_dataset(both, "psfhs").layout == "psfhs"
     with pytest.raises(ValueError, match="layout: expected auto or one of folder, psfhs"):
-        open_dataset(both, "dicom")
+        open_dataset(both, "dicomdir")
 
 
 @pytest.mark.parametrize(

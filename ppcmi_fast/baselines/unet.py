@@ -53,7 +53,7 @@ def train_unet(
 
     def loss(generator: torch.Generator) -> Tensor:
         index = torch.randint(len(train.images), (batch,), generator=generator)
-        images, masks = augment(train.images[index], train.masks[index], generator)
+        images, masks = augment(train.images[index], train.masks[index], generator, train.modality)
         with autocast():
             logits = net(images.contiguous(memory_format=torch.channels_last))
         value: Tensor = criterion(logits.float(), masks.unsqueeze(1))

@@ -184,17 +184,21 @@ def keygen(path: Annotated[Path, typer.Argument(help="Key file to write; it must
 
 @app.command()
 def segment(
-    image: Annotated[Path, typer.Argument(help="A grey picture, or a volume: NIfTI, MHA, NRRD.")],
+    image: Annotated[
+        Path, typer.Argument(help="A grey picture, a volume (NIfTI, MHA, NRRD), a folder of DICOM.")
+    ],
     run: Annotated[Path, typer.Option("--run", help="A finished run folder.")],
     site: Annotated[str, typer.Option("--site", help="The site whose key and codec are used.")],
     out: Annotated[
-        Path, typer.Option("--out", help="Mask to write, value = class: PNG, or the volume's format.")
+        Path, typer.Option("--out", help="Mask to write: PNG, the volume's format, or DICOM SEG (.dcm).")
     ],
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the mask if it exists.")] = False,
 ) -> None:
     """Segment one image with a trained run: encode and protect, map at the server, recover and decode."""
-    if not image.is_file():
-        raise DataError(f"IMAGE: expected an image file, {image} does not exist; check the path")
+    if not image.exists():
+        raise DataError(
+            f"IMAGE: expected an image file or a DICOM folder, {image} does not exist; check the path"
+        )
     if not run.is_dir():
         raise RunError(
             f"--run: expected a run folder, {run} does not exist; ppcmi federate DATA --out {run} makes one"

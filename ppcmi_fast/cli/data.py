@@ -20,7 +20,10 @@ def _group() -> None:
 
 
 def _lines(found: dict[str, Any]) -> list[str]:
-    lines = [f"layout {found['layout']}: {found['images']} images of {found['subjects']} subjects"]
+    lines = [
+        f"layout {found['layout']}: {found['images']} images of {found['subjects']} subjects",
+        f"augmented as {found['modality']}",
+    ]
     for site, counts in found["sites"].items():
         lines.append(
             f"  {site}: {counts['images']} images, {counts['subjects']} subjects, {counts['empty_masks']} empty masks"
@@ -32,6 +35,10 @@ def _lines(found: dict[str, Any]) -> list[str]:
     else:
         (y0, x0), (y1, x1) = found["spacing_mm"]
         lines.append(f"spacing: {y0:.3g} .. {y1:.3g} mm down, {x0:.3g} .. {x1:.3g} mm across")
+    if found["spacing_note"]:
+        lines.append(f"note: {found['spacing_note']}")
+    if found["grouped_by_similarity"]:
+        lines.append("note: the data names no subjects; frames that look alike were taken for one subject's")
     lines.append(f"values: {found['intensity'][0]:g} .. {found['intensity'][1]:g}")
     lines.append(f"empty masks: {found['empty_masks']}")
     for group in found["suspected_duplicates"]:

@@ -1,35 +1,51 @@
-"""Augmentation of a batch, the same for every method of a comparison."""
+"""Augmentation of a batch by modality, the same for every method of a comparison."""
 
 from __future__ import annotations
 
 import math
+from functools import lru_cache
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ppcmi_fast.errors import ConfigError
+
+MODALITIES = ("general", "ultrasound", "mri", "ct")
+
 ROTATION_DEGREES = 20.0
 SCALE = (0.85, 1.2)
 SHIFT = 0.08
-GAMMA = (0.7, 1.4)
-CONTRAST = (0.8, 1.2)
-BRIGHTNESS = 0.1
-NOISE = 0.05
 
 
-def augment(images: Tensor, masks: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Rotate, scale, shift, then change gamma, contrast, brightness and add noise; every image its own draw.
+@lru_cache(maxsize=len(MODALITIES))
+def _greys(modality: str) -> Any:
+    """What may happen to the grey values [1, H, W] of one image, as MONAI's transforms."""
+    try:
+        from monai import transforms as monai
+    except ImportError as error:
+        raise ConfigError('augment: MONAI is missing; cure: pip install "ppcmi-fast[train]"') from error
+    gamma = monai.RandAdjustContrast(prob=0.5, gamma=(0.7, 1.4))
+    gain = monai.RandScaleIntensity(prob=0.5, factors=0.2)
+    offset = monai.RandShiftIntensity(prob=0.5, offsets=0.1)
+    blur = monai.RandGaussianSmooth(prob=0.25, sigma_x=(0.3, 1.0), sigma_y=(0.3, 1.0))
+    noise = monai.RandGaussianNoise(prob=0.5, std=0.05)
+    # A smooth field multiplies: a coil's reach in MRI, time gain and shadows in ultrasound.
+    field = monai.RandBiasField(prob=0.4, degree=2, coeff_range=(0.0, 0.25))
+    steps = {
+        "general": [gamma, gain, offset, noise],
+        # Speckle multiplies, but is additive in pictures, which are compressed by a logarithm.
+        "ultrasound": [gamma, offset, field, blur, monai.RandGaussianNoise(prob=0.5, std=0.08)],
+        "mri": [gamma, gain, field, blur, monai.RandRicianNoise(prob=0.5, std=0.05)],
+        # Contrast agent and window move levels; kernels blur and sharpen; a gamma has no cause in Hounsfield units.
+        "ct": [gain, offset, blur, monai.RandGaussianSharpen(prob=0.25, alpha=(1.0, 3.0)), noise],
+    }[modality]
+    return monai.Compose([*steps, monai.ToTensor(track_meta=False)])
 
-    No flips: anatomy has sides.
 
-    Args:
-        images: float32 [N, 1, H, W] in 0..1.
-        masks: int64 [N, H, W].
-        generator: fixes the draw.
-
-    Returns:
-        Images and masks of the same shapes; images may leave 0..1 a little.
-    """
+def _moved(images: Tensor, masks: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Every image and its mask rotated, scaled and shifted by its own draw."""
     count = len(images)
 
     def uniform(low: float, high: float) -> Tensor:
@@ -42,15 +58,36 @@ def augment(images: Tensor, masks: Tensor, generator: torch.Generator) -> tuple[
     matrix = torch.stack(
         [torch.stack([cosine, -sine, shift_x], 1), torch.stack([sine, cosine, shift_y], 1)], 1
     )
+    # MONAI moves one image at a time, at several times the cost of the rest.
     grid = F.affine_grid(matrix, list(images.shape), align_corners=False)
     moved = F.grid_sample(images, grid, padding_mode="border", align_corners=False)
     labels = F.grid_sample(masks.unsqueeze(1).float(), grid, mode="nearest", align_corners=False)
-    per_image = (-1, 1, 1, 1)
-    moved = moved.clamp(0, 1) ** uniform(*GAMMA).view(per_image)
-    moved = (
-        (moved - 0.5) * uniform(*CONTRAST).view(per_image)
-        + 0.5
-        + uniform(-BRIGHTNESS, BRIGHTNESS).view(per_image)
-    )
-    noise = torch.randn(images.shape, generator=generator) * uniform(0, NOISE).view(per_image)
-    return moved + noise, labels.squeeze(1).round().long()
+    return moved.clamp(0, 1), labels.squeeze(1).round().long()
+
+
+def augment(
+    images: Tensor, masks: Tensor, generator: torch.Generator, modality: str = "general"
+) -> tuple[Tensor, Tensor]:
+    """Rotate, scale and shift, then change the grey values as this modality's images differ among scanners.
+
+    No flips: anatomy has sides.
+
+    Args:
+        images: float32 [N, 1, H, W] in 0..1.
+        masks: int64 [N, H, W].
+        generator: fixes the draw.
+        modality: one of MODALITIES.
+
+    Returns:
+        Images and masks of the same shapes; images may leave 0..1 a little.
+
+    Raises:
+        ConfigError: MONAI is not installed.
+        ValueError: an unknown modality.
+    """
+    if modality not in MODALITIES:
+        raise ValueError(f"modality: expected one of {', '.join(MODALITIES)}, got {modality!r}")
+    moved, labels = _moved(images, masks, generator)
+    greys = _greys(modality)
+    greys.set_random_state(int(torch.randint(2**31, (), generator=generator)))
+    return torch.stack([greys(image) for image in moved]), labels

@@ -8,16 +8,10 @@ from dataclasses import replace
 import numpy as np
 
 from ppcmi_fast.data.records import Record
+from ppcmi_fast.data.splits import stratum
 from ppcmi_fast.errors import DataError
 
 WAYS = ("data", "group", "iid", "skew")
-
-
-def _label(records: Sequence[Record]) -> str:
-    """What a subject is told apart by: its group, or without one the classes that its masks show."""
-    if records[0].group:
-        return records[0].group
-    return ",".join(map(str, sorted({label for record in records for label in record.classes})))
 
 
 def _iid(subjects: list[str], sites: int, rng: np.random.Generator) -> dict[str, int]:
@@ -81,7 +75,7 @@ def partition(
     if way == "iid":
         site_of = _iid(subjects, sites, rng)
     else:
-        site_of = _skewed({s: _label(own) for s, own in by_subject.items()}, sites, concentration, rng)
+        site_of = _skewed({s: stratum(own) for s, own in by_subject.items()}, sites, concentration, rng)
     empty = sites - len(set(site_of.values()))
     if empty:
         raise DataError(

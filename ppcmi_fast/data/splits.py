@@ -52,10 +52,32 @@ def _held_out(subjects: int, fractions: tuple[float, float, float]) -> tuple[int
     return tests, vals
 
 
+def stratum(records: Sequence[Record]) -> str:
+    """What a subject is told apart by: its group, or without one the classes that its masks show."""
+    if records[0].group:
+        return records[0].group
+    return ",".join(map(str, sorted({label for record in records for label in record.classes})))
+
+
+def _stratified(by_subject: dict[str, list[Record]], generator: random.Random) -> list[str]:
+    """Subjects at random, in an order whose every beginning holds about the same share of each stratum."""
+    strata: dict[str, list[str]] = {}
+    for subject, own in sorted(by_subject.items()):
+        strata.setdefault(stratum(own), []).append(subject)
+    places: dict[str, float] = {}
+    for members in strata.values():
+        generator.shuffle(members)
+        for number, subject in enumerate(members):
+            places[subject] = (number + 0.5) / len(members)
+    return sorted(places, key=places.__getitem__)
+
+
 def split_by_subject(
     records: Sequence[Record], fractions: tuple[float, float, float] = (0.6, 0.15, 0.25), seed: int = 0
 ) -> Split:
-    """Divide every site's subjects at random; each site has at least one subject in each part.
+    """Divide every site's subjects at random, stratified; each site has at least one subject in each part.
+
+    Subjects of one group, or without groups those whose masks show the same classes, are divided in proportion.
 
     Args:
         records: all records.
@@ -71,13 +93,16 @@ def split_by_subject(
     parts: dict[str, list[Record]] = {"train": [], "val": [], "test": []}
     generator = random.Random(seed)
     for site in sorted({record.site for record in records}):
-        subjects = sorted({record.subject for record in records if record.site == site})
-        if len(subjects) < MIN_SUBJECTS:
+        own: dict[str, list[Record]] = {}
+        for record in records:
+            if record.site == site:
+                own.setdefault(record.subject, []).append(record)
+        if len(own) < MIN_SUBJECTS:
             raise DataError(
                 f"site {site!r}: expected at least {MIN_SUBJECTS} subjects (one each to train, validate and test),"
-                f" got {len(subjects)}; add subjects or merge sites"
+                f" got {len(own)}; add subjects or merge sites"
             )
-        generator.shuffle(subjects)
+        subjects = _stratified(own, generator)
         tests, vals = _held_out(len(subjects), fractions)
         part_of = dict.fromkeys(subjects[:tests], "test") | dict.fromkeys(
             subjects[tests : tests + vals], "val"

@@ -3,37 +3,19 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw
 
-from ppcmi_fast.data.folder import open_grey
-from ppcmi_fast.data.readers import reader_of
-from ppcmi_fast.data.readers.base import Mask, Pixels
-from ppcmi_fast.data.records import Dataset, Record
+from ppcmi_fast.data.records import Dataset, Mask, Pixels, Record, Source
 from ppcmi_fast.data.similarity import group_similar
 
 SAME = 0.995  # correlation of thumbnails from which on two subjects' images are suspected to be one
+MIXED = 1.5  # ratio of spacings from which on the sheet says so
 TILE = 160
 COLUMNS = 6
 COLOURS = ((230, 60, 60), (60, 200, 90), (70, 130, 240), (240, 200, 40), (200, 80, 220))
-
-Read = Callable[[Record], tuple[Pixels, Mask]]
-
-
-def _read_folder(record: Record) -> tuple[Pixels, Mask]:
-    pixels = np.asarray(open_grey(record.image).convert("L"), dtype=np.float32)
-    return pixels, np.asarray(open_grey(record.mask), dtype=np.int64)
-
-
-def pair_reader(layout: str) -> Read:
-    """What gives a record's image and class map, in the file's own size and units."""
-    if layout == "folder":
-        return _read_folder
-    reader = reader_of(layout)
-    return lambda record: (reader.pixels(record), reader.mask(record))
 
 
 def _name(record: Record) -> str:
@@ -53,11 +35,11 @@ def summarise(dataset: Dataset) -> dict[str, Any]:
     """Figures of a data set, ready for JSON; reads every image once.
 
     Returns:
-        `layout`, `images`, `subjects`, `sites` (images, subjects, empty masks of each), `classes` (images that show
-        each), `sizes` ("width x height": images), `spacing_mm` (smallest and largest y and x, or None),
-        `intensity` (smallest and largest value), `empty_masks`, `suspected_duplicates` and `broken`.
+        `layout`, `modality`, `images`, `subjects`, `sites` (images, subjects, empty masks of each), `classes` (images
+        that show each), `sizes` ("width x height": images), `spacing_mm` (smallest and largest y and x, or None),
+        `spacing_note` (what mixed spacings mean, or ""), `grouped_by_similarity`, `intensity` (smallest and largest
+        value), `empty_masks`, `suspected_duplicates` and `broken`.
     """
-    read = pair_reader(dataset.layout)
     names = dataset.class_names or tuple(str(label) for label in range(1, dataset.classes))
     shown: Counter[str] = Counter(dict.fromkeys(names, 0))
     sizes: Counter[str] = Counter()
@@ -66,7 +48,7 @@ def summarise(dataset: Dataset) -> dict[str, Any]:
     subject_of: dict[str, str] = {}
     low, high = np.inf, -np.inf
     for number, record in enumerate(dataset.records):
-        pixels, mask = read(record)
+        pixels, mask = dataset.source.pixels(record), dataset.source.mask(record)
         labels = [int(label) for label in np.unique(mask) if label]
         shown.update(names[label - 1] for label in labels)
         sizes[f"{pixels.shape[1]} x {pixels.shape[0]}"] += 1
@@ -82,6 +64,7 @@ def summarise(dataset: Dataset) -> dict[str, Any]:
     spacings = [record.spacing for record in dataset.records if record.spacing is not None]
     return {
         "layout": dataset.layout,
+        "modality": dataset.modality,
         "images": len(dataset.records),
         "subjects": len({record.subject for record in dataset.records}),
         "sites": {name: {**site, "subjects": len(site["subjects"])} for name, site in sorted(sites.items())},
@@ -90,13 +73,28 @@ def summarise(dataset: Dataset) -> dict[str, Any]:
         "spacing_mm": [list(map(min, *spacings, spacings[0])), list(map(max, *spacings, spacings[0]))]
         if spacings
         else None,
+        "spacing_note": _spacing_note(spacings, len(dataset.records)),
         "intensity": [low, high],
-        "empty_masks": dataset.empty_masks
-        if dataset.layout != "folder"
-        else sum(s["empty_masks"] for s in sites.values()),
+        "empty_masks": dataset.empty_masks,
+        "grouped_by_similarity": dataset.grouped_by_similarity,
         "suspected_duplicates": _duplicates(thumbnails, subject_of),
         "broken": [{"file": file, "reason": reason} for file, reason in dataset.broken],
     }
+
+
+def _spacing_note(spacings: list[tuple[float, float]], images: int) -> str:
+    """What mixed spacings mean for a run; "" where there is nothing to say."""
+    if not spacings:
+        return ""
+    if len(spacings) < images:
+        return f"spacing is known of {len(spacings)} of {images} images, so distances are measured in pixels"
+    smallest, largest = min(map(min, spacings)), max(map(max, spacings))
+    if largest > MIXED * smallest:
+        return (
+            f"spacing differs {largest / smallest:.1f} fold; images are resized to one grid, so the same anatomy has"
+            " different sizes in it"
+        )
+    return ""
 
 
 def _outline(mask: Mask) -> np.ndarray[Any, np.dtype[np.bool_]]:
@@ -107,8 +105,8 @@ def _outline(mask: Mask) -> np.ndarray[Any, np.dtype[np.bool_]]:
     return (mask > 0) & edge
 
 
-def _tile(record: Record, read: Read, window: tuple[float, float] | None) -> Image.Image:
-    pixels, mask = read(record)
+def _tile(record: Record, source: Source, window: tuple[float, float] | None) -> Image.Image:
+    pixels, mask = source.pixels(record), source.mask(record)
     low, high = window or (float(v) for v in np.percentile(pixels, (1, 99)))
     grey = np.clip((pixels - low) / max(high - low, 1e-6) * 255, 0, 255).astype(np.uint8)
     tile = Image.fromarray(grey).resize((TILE, TILE), Image.Resampling.BILINEAR).convert("RGB")
@@ -126,7 +124,6 @@ def picture_sheet(dataset: Dataset) -> Image.Image:
 
     Images with a mask come first where there are any.
     """
-    read = pair_reader(dataset.layout)
     sites = sorted({record.site for record in dataset.records})
     sheet = Image.new("RGB", (COLUMNS * TILE, len(sites) * (TILE + 16)), "white")
     draw = ImageDraw.Draw(sheet)
@@ -137,5 +134,5 @@ def picture_sheet(dataset: Dataset) -> Image.Image:
         top = row * (TILE + 16)
         draw.text((4, top + 2), f"{site}: {len(records)} images", fill="black")
         for column, record in enumerate(records[::step][:COLUMNS]):
-            sheet.paste(_tile(record, read, dataset.window), (column * TILE, top + 16))
+            sheet.paste(_tile(record, dataset.source, dataset.window), (column * TILE, top + 16))
     return sheet

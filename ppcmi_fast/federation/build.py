@@ -138,7 +138,8 @@ def upload_training_latents(federation: Federation, config: RunConfig) -> None:
         for view in range(config.mapper.views):
             images, masks = participant.train.images, participant.train.masks
             if view:
-                images, masks = augment(images, masks, step_generator(config.seed * 1009 + number, -view))
+                generator = step_generator(config.seed * 1009 + number, -view)
+                images, masks = augment(images, masks, generator, participant.train.modality)
             _upload(federation.channel, participant.site, images, masks, "train")
         _upload(federation.channel, participant.site, participant.val.images, participant.val.masks, "val")
 

@@ -14,8 +14,8 @@ from torch import Tensor
 from ppcmi_fast.codec import CodecLearner, ImageCodec, LinearMaskCodec, MaskAutoencoder, MaskCodec
 from ppcmi_fast.data.arrays import Arrays, load_arrays
 from ppcmi_fast.data.augment import augment
-from ppcmi_fast.data.folder import load_folder
 from ppcmi_fast.data.phantom import write_phantom
+from ppcmi_fast.data.readers import open_dataset
 from ppcmi_fast.errors import RunError
 from ppcmi_fast.federation.channel import Channel
 from ppcmi_fast.federation.config import RunConfig
@@ -83,7 +83,7 @@ def make_learner(config: RunConfig, classes: int, seed: int) -> CodecLearner:
 def learner_loss(learner: CodecLearner, data: Arrays, batch: int, generator: torch.Generator) -> Tensor:
     """Loss of one augmented batch drawn from a site's images."""
     index = torch.randint(len(data.images), (batch,), generator=generator)
-    images, masks = augment(data.images[index], data.masks[index], generator)
+    images, masks = augment(data.images[index], data.masks[index], generator, data.modality)
     with autocast():
         return learner.loss(images.contiguous(memory_format=torch.channels_last), masks, generator)
 
@@ -223,8 +223,8 @@ def share_phantom_codec(
     with tempfile.TemporaryDirectory() as scratch:
         phantoms = Path(scratch) / "phantoms"
         write_phantom(codec.phantom, phantoms, size=config.size, seed=config.seed, subjects=PHANTOM_SUBJECTS)
-        dataset = load_folder(phantoms)
-        data = load_arrays(dataset.records, config.size)
+        dataset = open_dataset(phantoms)
+        data = load_arrays(dataset, config.size)
     settings = FitSettings(
         codec.rounds * codec.local_steps * len(participants),
         codec.learning_rate,

@@ -83,6 +83,9 @@ class ReadingConfig(_Section):
         max_broken: share of files that may be unreadable.
         partition: "data" takes the sites that the data names, "group" a site a group, "iid" and "skew" draw `sites`.
         concentration: of the Dirichlet draw of "skew".
+        modality: how images are augmented; "auto" as the layout says, "general" where it says nothing.
+        cache: folder where decoded and resized slices are kept between runs; None keeps none, because they are copies
+            of patients' images.
     """
 
     layout: str = "auto"
@@ -92,6 +95,8 @@ class ReadingConfig(_Section):
     partition: Literal["data", "group", "iid", "skew"] = "data"
     sites: Annotated[int, Field(ge=2)] = 4
     concentration: Annotated[float, Field(gt=0)] = 0.5
+    modality: Literal["auto", "general", "ultrasound", "mri", "ct"] = "auto"
+    cache: Path | None = None
 
     @field_validator("layout")
     @classmethod

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,13 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ppcmi_fast.data.arrays import clip_to_window, load_image, rescale, resize
-from ppcmi_fast.data.readers.base import read_volume, write_labels
+from ppcmi_fast.data.arrays import to_unit_range
+from ppcmi_fast.data.cache import resize
+from ppcmi_fast.data.readers.dicom import Turn, is_dicom, read_pixels
+from ppcmi_fast.data.readers.dicom_seg import one_series, write_segmentation
+from ppcmi_fast.data.readers.pictures import grey_values
+from ppcmi_fast.data.readers.volumes import read_volume, write_labels
+from ppcmi_fast.data.records import Pixels
 from ppcmi_fast.errors import DataError, RunError
 from ppcmi_fast.federation.build import make_mapper, make_site
 from ppcmi_fast.federation.channel import Channel
@@ -31,16 +37,21 @@ def ending_of(path: Path) -> str:
     return ".nii.gz" if name.endswith(".nii.gz") else path.suffix.lower()
 
 
+def kind_of(image: Path) -> str:
+    """What it is: "dicom" for a folder of slices or a file of one, "volume" or "picture"."""
+    if image.is_dir() or ending_of(image) == ".dcm" or is_dicom(image):
+        return "dicom"
+    return "volume" if ending_of(image) in VOLUMES else "picture"
+
+
 def check_pair(image: Path, out: Path) -> None:
-    """Raise DataError unless the mask's format fits the image's: a volume's geometry needs a format that holds it."""
-    given, wanted = ending_of(image), ending_of(out)
-    if given in VOLUMES and wanted not in VOLUMES:
+    """Raise DataError unless the mask's format fits the image's: geometry needs a format that holds it."""
+    formats = {"dicom": (".dcm",), "volume": VOLUMES, "picture": (".png",)}[kind_of(image)]
+    if ending_of(out) not in formats:
         raise DataError(
-            f"--out: expected a name ending in one of {', '.join(VOLUMES)} for {image.name}, got {out}; a volume's"
-            " mask keeps its geometry"
+            f"--out: expected a name ending in {' or '.join(formats)} for {image.name}, got {out}; DICOM gives DICOM"
+            " SEG, a volume keeps its geometry, and a picture gives 8-bit PNG"
         )
-    if given not in VOLUMES and wanted != ".png":
-        raise DataError(f"--out: expected a name ending in .png, got {out}; masks are written as 8-bit PNG")
 
 
 class Segmenter:
@@ -58,6 +69,9 @@ class Segmenter:
         sites = list(dataset["sites"])
         if site not in sites:
             raise RunError(f"--site: expected one of {', '.join(sites)}, got {site!r}")
+        self.class_names = dataset.get("class_names") or [
+            f"class {number}" for number in range(1, dataset["classes"])
+        ]
         learner = make_learner(self.config, dataset["classes"], self.config.seed)
         load_module(run / "sites" / site / "codec.safetensors", learner)
         mapper = make_mapper(self.config, learner, len(sites))
@@ -79,29 +93,26 @@ class Segmenter:
         scores = torch.nn.functional.interpolate(scores, size=shape, mode="bilinear", align_corners=False)
         return np.asarray(scores.argmax(1)[0].numpy(), dtype=np.uint8)
 
-    def picture(self, image: Path) -> ClassMap:
-        """Classes of an 8-bit grey picture, at its own size."""
-        pixels, shape = load_image(image, self.config.size)
-        return self.class_map(pixels, shape)
-
-    def volume(self, image: Path) -> ClassMap:
-        """Classes of a volume's slices [slices, H, W], cut and scaled as in training."""
-        window, slices = self.config.reading.window, []
-        for values in read_volume(image).values:
-            resized = resize(values, self.config.size, Image.Resampling.BILINEAR)
-            pixels = rescale(resized) if window is None else clip_to_window(resized, window)
-            slices.append(self.class_map(pixels.unsqueeze(0), (values.shape[0], values.shape[1])))
-        return np.stack(slices)
+    def segment(self, values: Iterable[Pixels]) -> ClassMap:
+        """Classes [slices, H, W] of slices in the units of their file, scaled as in training."""
+        maps = []
+        for pixels in values:
+            resized = resize(pixels, self.config.size, Image.Resampling.BILINEAR)
+            image = to_unit_range(resized, self.config.reading.window)
+            maps.append(self.class_map(image, (pixels.shape[0], pixels.shape[1])))
+        return np.stack(maps)
 
 
 def segment_image(run: Path, site: str, image: Path, out: Path) -> dict[int, int]:
-    """Write the class map of one picture or volume at its own size.
+    """Write the class map of one picture, volume or DICOM series at its own size.
 
     Args:
         run: folder of a finished run.
         site: the site that asks, as in the run's data.
-        image: 8-bit grey picture, or a volume (NIfTI, MHA, NRRD) that is cut into slices as in training.
-        out: PNG for a picture; for a volume NIfTI, MHA or NRRD, in the volume's geometry. Values are classes.
+        image: 8-bit grey picture; a volume (NIfTI, MHA, NRRD) that is cut into slices as in training; a folder with one
+            DICOM series, or one of its slices.
+        out: PNG for a picture; NIfTI, MHA or NRRD for a volume, in its geometry (values are classes); DICOM SEG, with a
+            segment a class, for DICOM.
 
     Returns:
         Pixels per class, by class number.
@@ -111,13 +122,21 @@ def segment_image(run: Path, site: str, image: Path, out: Path) -> dict[int, int
         DataError: the image cannot be read, or `out` is of a format that does not fit it.
     """
     check_pair(image, out)
-    segmenter = Segmenter(run, site)
-    volume = ending_of(image) in VOLUMES
-    classes = segmenter.volume(image) if volume else segmenter.picture(image)
+    segmenter, kind = Segmenter(run, site), kind_of(image)
     out.parent.mkdir(parents=True, exist_ok=True)
-    if volume:
+    if kind == "dicom":
+        headers = one_series(image)
+        turns = [Turn.of(header.orientation) for header in headers]
+        classes = segmenter.segment(
+            turn.apply(read_pixels(h.path)) for turn, h in zip(turns, headers, strict=True)
+        )
+        stored = np.stack([turn.undo(found) for turn, found in zip(turns, classes, strict=True)])
+        write_segmentation(headers, stored, segmenter.class_names, out)
+    elif kind == "volume":
+        classes = segmenter.segment(read_volume(image).values)
         write_labels(classes, image, out)
     else:
-        Image.fromarray(classes).save(out, format="PNG")
+        classes = segmenter.segment([grey_values(image)])
+        Image.fromarray(classes[0]).save(out, format="PNG")
     values, counts = np.unique(classes, return_counts=True)
     return {int(v): int(c) for v, c in zip(values, counts, strict=True)}

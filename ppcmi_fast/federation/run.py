@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from ppcmi_fast.baselines.unet import make_unet, predict, train_unet
 from ppcmi_fast.data.arrays import Arrays, load_arrays
+from ppcmi_fast.data.cache import SliceCache
 from ppcmi_fast.data.partition import partition
 from ppcmi_fast.data.phantom import MIN_SIZE, PHANTOM_CLASSES
 from ppcmi_fast.data.readers import ReadOptions, open_dataset
@@ -47,12 +48,11 @@ class FederatedRun:
     ) -> None:
         self.config, self.folder, self.dataset, self.console = config, folder, dataset, console
         names = sorted({record.site for record in dataset.records})
+        cache = None if config.reading.cache is None else SliceCache(config.reading.cache)
         parts = {"train": split.train, "val": split.val, "test": split.test}
         self.data: dict[str, dict[str, Arrays]] = {
             name: {
-                part: load_arrays(
-                    [r for r in rs if r.site == name], config.size, dataset.layout, dataset.window
-                )
+                part: load_arrays(dataset, config.size, [r for r in rs if r.site == name], cache)
                 for part, rs in parts.items()
             }
             for name in names
@@ -299,12 +299,14 @@ class FederatedRun:
                 "size": self.config.size,
                 "spacing_unit": "mm" if self.dataset.spacing_known else "px",
                 "layout": self.dataset.layout,
+                "modality": self.dataset.modality,
                 "class_names": list(self.dataset.class_names),
                 "empty_masks": self.dataset.empty_masks,
+                "grouped_by_similarity": self.dataset.grouped_by_similarity,
                 "empty_masks_dropped": self.config.reading.drop_empty,
                 "broken": [{"file": file, "reason": reason} for file, reason in self.dataset.broken],
             },
-            "config": self.config.model_dump(mode="json", exclude={"data"}),
+            "config": self.config.model_dump(mode="json", exclude={"data": True, "reading": {"cache"}}),
             "methods": methods,
             "measures": scorer.describe(),
             "comparisons": compare_rows(rows, "ppcmi", self.config.seed),
@@ -344,7 +346,8 @@ def read_dataset(config: RunConfig) -> Dataset:
         concentration=reading.concentration,
         seed=config.seed,
     )
-    return replace(dataset, records=records)
+    modality = dataset.modality if reading.modality == "auto" else reading.modality
+    return replace(dataset, records=records, modality=modality)
 
 
 def check_dataset(dataset: Dataset) -> None:

@@ -3,52 +3,52 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ppcmi_fast.data.readers.base import Case, Mask, Pixels, require, same_shape, whole
-from ppcmi_fast.data.records import Record
+from ppcmi_fast.data.readers.base import Case, require, same_shape, whole
+from ppcmi_fast.data.readers.dicom import check_series, read_header, read_pixels, slice_distance
+from ppcmi_fast.data.records import Mask, Pixels, Record
 from ppcmi_fast.errors import DataError
 
 KEYS = ("GT", "Mask", "seg", "volume")
 Values = np.ndarray[tuple[int, int, int], np.dtype[np.float32]]
 
 
+@dataclass(frozen=True)
+class Scan:
+    """A patient's slices by instance number, as the truth counts them.
+
+    Attributes:
+        values: [slices, H, W] in Hounsfield units.
+        spacing: (y, x) mm a pixel.
+        slice_distance: mm.
+    """
+
+    values: Values
+    spacing: tuple[float, float]
+    slice_distance: float
+
+
 @lru_cache(maxsize=4)
-def _read_series(folder: Path, _names: tuple[str, ...]) -> tuple[Values, tuple[float, float]]:
-    pydicom = require("pydicom")
-    slices: list[tuple[float, Any, Path]] = []
-    for name in _names:
-        path = folder / name
-        try:
-            found = pydicom.dcmread(path)
-            pixels = found.pixel_array.astype(np.float32)
-        except Exception as error:
-            raise DataError(
-                f"{path}: expected a readable DICOM image, got a damaged file ({error}); replace it"
-            ) from None
-        if pixels.ndim != 2:
-            raise DataError(
-                f"{path}: expected one grey slice, got {list(pixels.shape)}; export single slices"
-            )
-        found.units = pixels * float(found.get("RescaleSlope", 1)) + float(found.get("RescaleIntercept", 0))
-        slices.append((float(found.get("InstanceNumber", len(slices))), found, path))
-    slices.sort(key=lambda entry: entry[0])
-    spacings = {tuple(round(float(v), 4) for v in found.PixelSpacing) for _, found, _ in slices}
-    if len(spacings) != 1:
-        raise DataError(f"{folder}: expected slices of one spacing, got {sorted(spacings)}; they mix series")
-    shapes = {found.units.shape for _, found, _ in slices}
-    if len(shapes) != 1:
-        raise DataError(f"{folder}: expected slices of one size, got {sorted(shapes)}; they mix series")
-    (spacing,) = spacings
-    return np.stack([found.units for _, found, _ in slices]), (spacing[0], spacing[1])
+def _read_scan(folder: Path, names: tuple[str, ...]) -> Scan:
+    headers = [read_header(folder / name) for name in names]
+    if all(header.number is not None for header in headers):
+        headers.sort(key=lambda header: header.number or 0)
+    check_series(sorted(headers, key=lambda header: header.place))
+    spacing = headers[0].spacing
+    if spacing is None:
+        raise DataError(f"{folder}: expected slices with their pixel spacing, got none; export them again")
+    values = np.stack([read_pixels(header.path) for header in headers])
+    return Scan(values, spacing, slice_distance(headers))
 
 
-def read_series(folder: Path) -> tuple[Values, tuple[float, float]]:
-    """[slices, H, W] in Hounsfield units by instance number, and (y, x) mm a pixel.
+def read_scan(folder: Path) -> Scan:
+    """A patient's scan; the last few are kept.
 
     Raises:
         DataError: no slice, a damaged one, or slices of several series.
@@ -56,7 +56,7 @@ def read_series(folder: Path) -> tuple[Values, tuple[float, float]]:
     names = tuple(sorted(path.name for path in folder.glob("*.dcm")))
     if not names:
         raise DataError(f"{folder}: expected DICOM slices *.dcm, found none; add them")
-    return _read_series(folder, names)
+    return _read_scan(folder, names)
 
 
 @lru_cache(maxsize=4)
@@ -93,6 +93,8 @@ class FumpeReader:
     name = "fumpe"
     title = "FUMPE folders CT_scans/PATnnn and GroundTruth/PATnnn.mat"
     class_names: tuple[str, ...] = ("pulmonary embolism",)
+    modality = "ct"
+    groups_by_similarity = False
 
     def detect(self, root: Path) -> bool:
         """Whether both folders are there."""
@@ -107,19 +109,24 @@ class FumpeReader:
 
     def _case(self, folder: Path, truth: Path, patient: str) -> Case:
         def read() -> list[tuple[Record, Mask]]:
-            values, spacing = read_series(folder)
-            labels = read_truth(truth)
-            same_shape(folder, truth, values.shape, labels.shape)
-            return [
-                (Record(folder, truth, patient, "site", spacing, index), labels[index])
-                for index in range(len(labels))
-            ]
+            scan, labels = read_scan(folder), read_truth(truth)
+            same_shape(folder, truth, scan.values.shape, labels.shape)
+            record = Record(
+                folder,
+                truth,
+                patient,
+                "site",
+                scan.spacing,
+                volume=patient,
+                slice_distance=scan.slice_distance,
+            )
+            return [(replace(record, index=index), labels[index]) for index in range(len(labels))]
 
         return Case(folder, read)
 
     def pixels(self, record: Record) -> Pixels:
         """A slice in Hounsfield units."""
-        pixels: Pixels = read_series(record.image)[0][record.index or 0]
+        pixels: Pixels = read_scan(record.image).values[record.index or 0]
         return pixels
 
     def mask(self, record: Record) -> Mask:

@@ -7,8 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ppcmi_fast.data.readers.base import Case, Mask, Pixels, read_volume, slice_of, volume_case, whole
-from ppcmi_fast.data.records import Record
+from ppcmi_fast.data.readers.base import Case, whole
+from ppcmi_fast.data.readers.volumes import read_volume, slice_of, volume_case
+from ppcmi_fast.data.records import Mask, Pixels, Record
 from ppcmi_fast.errors import DataError
 
 ENDINGS = (".nii.gz", ".nii")
@@ -27,6 +28,8 @@ class MsdReader:
     name = "msd"
     title = "a Decathlon folder with imagesTr, labelsTr and dataset.json"
     class_names: tuple[str, ...] = ()
+    modality = "general"
+    groups_by_similarity = False
 
     def detect(self, root: Path) -> bool:
         """Whether both folders are there."""
@@ -44,7 +47,9 @@ class MsdReader:
 
     def cases(self, root: Path) -> Iterator[Case]:
         """A volume a subject; classes are named by `labels` of dataset.json."""
-        labels = self._description(root).get("labels", {})
+        description = self._description(root)
+        self.modality = _modality(description.get("modality"))
+        labels = description.get("labels", {})
         if isinstance(labels, dict) and labels:
             # {"0": "background", "1": "left atrium"}
             numbered = {int(k): str(v) for k, v in labels.items() if str(k).isdigit()}
@@ -64,6 +69,14 @@ class MsdReader:
         return whole(slice_of(record.mask, record), record.mask)
 
 
+def _modality(stated: object) -> str:
+    """From {"0": "MRI"} of dataset.json; sets of several sequences state them all, and are of one kind."""
+    names = " ".join(map(str, stated.values())).upper() if isinstance(stated, dict) else ""
+    if "MR" in names or "FLAIR" in names or "T1" in names or "T2" in names:
+        return "mri"
+    return "ct" if "CT" in names else "general"
+
+
 def _by_stem(folder: Path) -> dict[str, Path]:
     found: dict[str, Path] = {}
     for path in sorted(path for path in folder.iterdir() if _usable(path)):
@@ -81,11 +94,13 @@ def _usable(path: Path) -> bool:
 
 
 class AcdcReader:
-    """`patientNNN/patientNNN_frameXX.nii.gz`, `..._gt.nii.gz`, `Info.cfg` (Bernard et al. 2018)."""
+    """`patientNNN/patientNNN_frameFalse.nii.gz`, `..._gt.nii.gz`, `Info.cfg` (Bernard et al. 2018)."""
 
     name = "acdc"
     title = "ACDC folders patientNNN with frames, _gt files and Info.cfg"
     class_names: tuple[str, ...] = ("right ventricle", "myocardium", "left ventricle")
+    modality = "mri"
+    groups_by_similarity = False
 
     def detect(self, root: Path) -> bool:
         """Whether a patient's folder is there."""

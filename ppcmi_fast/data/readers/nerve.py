@@ -10,10 +10,11 @@ from pathlib import Path
 
 import numpy as np
 
-from ppcmi_fast.data.readers.base import Case, Mask, Pixels, require, same_shape
-from ppcmi_fast.data.records import Record
+from ppcmi_fast.data.readers.base import Case, require, same_shape
+from ppcmi_fast.data.records import Mask, Pixels, Record
 from ppcmi_fast.errors import DataError
 
+TABLE = "train_masks.csv"
 NAME = re.compile(r"(?P<subject>\d+)_(?P<number>\d+)\.tif$")
 
 
@@ -72,7 +73,7 @@ def _read_runs(path: Path, _changed: float) -> dict[tuple[str, str], str]:
 
 def _runs_in(root: Path) -> dict[tuple[str, str], str]:
     """Run lengths by subject and image; none without the table."""
-    path = root / "train_masks.csv"
+    path = root / TABLE
     return _read_runs(path, path.stat().st_mtime) if path.is_file() else {}
 
 
@@ -82,6 +83,8 @@ class NerveReader:
     name = "nerve"
     title = "the folder train with <subject>_<n>.tif and their _mask.tif, or train_masks.csv"
     class_names: tuple[str, ...] = ("brachial plexus",)
+    modality = "ultrasound"
+    groups_by_similarity = False
 
     def detect(self, root: Path) -> bool:
         """Whether the folder `train` holds frames so named."""
@@ -103,6 +106,8 @@ class NerveReader:
                 continue
             image = root / "train" / name
             mask = image.with_name(f"{image.stem}_mask.tif")
+            if not mask.is_file() and (root / TABLE).is_file():
+                mask = root / TABLE
             record = Record(image, mask, found["subject"], "site", index=int(found["number"]))
             yield Case(image, lambda record=record: [(record, self._checked(record))])  # type: ignore[misc]
 
@@ -113,7 +118,7 @@ class NerveReader:
         runs = self._runs_of(record)
         if (
             runs is not None
-            and record.mask.is_file()
+            and record.mask.name != TABLE
             and not np.array_equal(self._decoded(record, runs), mask)
         ):
             raise DataError(
@@ -138,8 +143,12 @@ class NerveReader:
 
     def mask(self, record: Record) -> Mask:
         """The mask file, or without it the run lengths."""
-        runs = self._runs_of(record)
-        if not record.mask.is_file() and runs is not None:
+        if record.mask.name == TABLE:
+            runs = self._runs_of(record)
+            if runs is None:
+                raise DataError(
+                    f"{record.mask}: expected a line for {record.image.name}, found none; add it or a mask file"
+                )
             return self._decoded(record, runs)
         values = _read_tif(record.mask)
         if not np.isin(values, (0, 255)).all():

@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from ppcmi_fast.data.folder import open_grey
-from ppcmi_fast.data.readers.base import Case, Mask, Pixels, require, same_shape, whole
-from ppcmi_fast.data.records import Record
+from ppcmi_fast.data.readers.base import Case, require, same_shape, whole
+from ppcmi_fast.data.readers.pictures import grey_values, open_grey
+from ppcmi_fast.data.records import Mask, Pixels, Record
 from ppcmi_fast.data.similarity import group_similar
 from ppcmi_fast.errors import DataError
 
@@ -57,6 +57,8 @@ class PsfhsReader:
     name = "psfhs"
     title = "FH-PS-AOP folders image_mha and label_mha"
     class_names: tuple[str, ...] = CLASS_NAMES
+    modality = "ultrasound"
+    groups_by_similarity = True
 
     def detect(self, root: Path) -> bool:
         """Whether both folders are there."""
@@ -102,6 +104,8 @@ class JnuIfmReader:
     name = "jnu-ifm"
     title = "JNU-IFM folders image and mask with <video>_<frame>.png"
     class_names: tuple[str, ...] = CLASS_NAMES
+    modality = "ultrasound"
+    groups_by_similarity = False
     pattern = re.compile(r"(?P<video>.+)_(?P<frame>\d+)\.png$")
 
     def detect(self, root: Path) -> bool:
@@ -136,7 +140,7 @@ class JnuIfmReader:
     def pixels(self, record: Record) -> Pixels:
         """The frame in grey: it was stored in colour, with three equal channels."""
         try:
-            return np.asarray(open_grey(record.image).convert("L"), dtype=np.float32)
+            return grey_values(record.image)
         except DataError as error:
             if "got mode RGB" not in str(error):
                 raise
