@@ -27,8 +27,13 @@ SPACING = (0.5, 1.5)
 
 def slices(subject: str, site: str, indices: list[int], distance: float | None = 4.0) -> list[Record]:
     """Slices of one volume; without a distance, frames of a clip."""
-    path = ROOT / f"{site}-{subject}.nii.gz"
-    return [Record(path, path, subject, site, SPACING, index, distance) for index in indices]
+    path, volume = ROOT / f"{site}-{subject}.nii.gz", "" if distance is None else subject
+    return [
+        Record(
+            path, path, subject, site, spacing=SPACING, index=index, volume=volume, slice_distance=distance
+        )
+        for index in indices
+    ]
 
 
 def arrays(records: list[Record], seed: int, *, spaced: bool = True) -> Arrays:
@@ -48,7 +53,7 @@ def arrays(records: list[Record], seed: int, *, spaced: bool = True) -> Arrays:
 def scorer() -> Scorer:
     # The second volume's slices come out of order and one is left out.
     north = slices("n1", "north", [3, 4, 5]) + slices("n2", "north", [9, 7, 6]) + slices("n3", "north", [0])
-    picture = Record(ROOT / "s2.png", ROOT / "s2-mask.png", "s2", "south", SPACING)
+    picture = Record(ROOT / "s2.png", ROOT / "s2-mask.png", "s2", "south", spacing=SPACING)
     south = [*slices("s1", "south", [0, 1], None), picture]
     return Scorer({"north": arrays(north, 0), "south": arrays(south, 1)}, 3, ROOT, True, 1.0)
 
@@ -60,6 +65,17 @@ def answers(scorer: Scorer, shift: int) -> dict[str, torch.Tensor]:
 def test_volumes_are_slices_of_one_file_in_order() -> None:
     records = slices("a", "x", [2, 0, 1]) + slices("clip", "x", [0, 1], None) + slices("b", "x", [5])
     assert volumes_of(records) == [[1, 2, 0], [5]]
+
+
+def test_slices_with_a_file_each_are_one_volume() -> None:
+    paths = [ROOT / f"{number}.dcm" for number in range(3)]
+    records = [
+        Record(p, p, "a", "x", index=2 - i, volume="1.2.3", slice_distance=2.0) for i, p in enumerate(paths)
+    ]
+    assert volumes_of(records) == [[2, 1, 0]]
+    scorer = Scorer({"x": arrays(records, 0, spaced=False)}, 3, ROOT, False)
+    whole = [row for row in scorer.score(answers(scorer, 0)) if row.is_volume]
+    assert [(row.image, row.scores.dice) for row in whole] == [("2.dcm", [1.0, 1.0])]
 
 
 def test_a_slice_that_was_left_out_keeps_its_place() -> None:

@@ -108,10 +108,10 @@ class Scorer:
 
 def volumes_of(records: Sequence[Record]) -> list[list[int]]:
     """Positions of the slices of each volume, from the first slice to the last; pictures and clips are no volumes."""
-    found: dict[Path, list[int]] = {}
+    found: dict[str, list[int]] = {}
     for position, record in enumerate(records):
-        if record.slice_distance is not None and record.index is not None:
-            found.setdefault(record.image, []).append(position)
+        if record.volume and record.slice_distance is not None and record.index is not None:
+            found.setdefault(record.volume, []).append(position)
     return [sorted(members, key=lambda member: records[member].index or 0) for members in found.values()]
 
 

@@ -19,7 +19,7 @@ class ScoreRow:
     """The scores of one image or volume and what it is.
 
     Attributes:
-        image: its file, or that of the volume it is a slice of.
+        image: its file, or that of the volume it is a slice of; of a volume with a file a slice, its first slice's.
         slice: index in the volume or clip; "" for a picture of its own, "all" for a whole volume.
     """
 
