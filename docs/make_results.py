@@ -153,8 +153,8 @@ def _scores(run: dict[str, Any]) -> str:
         score: dict[str, Any] = methods[name]
         dice, hd95, asd = (score.get(metric, {}) for metric in ("dice", "hd95", "asd"))
         per_site = [words.decimal(dice.get("site", {}).get(site), 3) for site in sites]
-        distances = [words.decimal(metric.get("mean"), 2) for metric in (hd95, asd)]
-        rows.append([method_title(name), words.decimal(dice.get("mean"), 3), *per_site, *distances])
+        distances = [words.with_interval(metric, 2) for metric in (hd95, asd)]
+        rows.append([method_title(name), words.with_interval(dice, 3), *per_site, *distances])
     return _table(head, rows)
 
 

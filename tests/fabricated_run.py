@@ -13,8 +13,59 @@ SITES = {"north": 0.86, "south": 0.81, "west": 0.74}
 METHODS = {"ppcmi": 0.0, "ppcmi_float32": 0.004, "unet_centralised": 0.02, "unet_local": -0.09}
 
 
+def add_measures(metrics: dict[str, Any]) -> None:
+    """What metrics.json holds since the measures beside Dice, HD95 and ASD, for a data set of volumes."""
+    for method in metrics["methods"].values():
+        dice, hd95 = method["dice"], method["hd95"]
+        dice["ci95"] = [dice["mean"] - 0.02, dice["mean"] + 0.015]
+        dice["site_class"] = {
+            site: {label: value - 0.01 * int(label) for label in dice["class"]}
+            for site, value in dice["site"].items()
+        }
+        hd95["ci95"] = [hd95["mean"] - 1, hd95["mean"] + 1]
+        method["asd"]["ci95"] = None
+        method["nsd"] = {**dice, "mean": dice["mean"] - 0.1}
+        method["hd95_pooled"] = {**hd95, "mean": hd95["mean"] - 0.5}
+        method["sensitivity"] = dice
+        method["volume"] = {"dice": {**dice, "mean": dice["mean"] + 0.03, "ci95": None}, "hd95": hd95}
+    labels = list(metrics["methods"]["ppcmi"]["dice"]["class"])
+    metrics["measures"] = {
+        "unit": metrics["dataset"]["spacing_unit"],
+        "nsd_tolerance": 2.0,
+        "hd95_definitions": {"hd95": "the larger of two", "hd95_pooled": "both together"},
+        "empty_mask_policy": "both masks empty: 1; one mask empty: 0 and the diagonal",
+        "bootstrap_resamples": 1000,
+        "images": 30,
+        "empty_truths": dict.fromkeys(labels, 3),
+        "volumes": 9,
+        "empty_truth_volumes": dict.fromkeys(labels, 1),
+        "slices_left_out": 4,
+    }
+    metrics["comparisons"] = [
+        {
+            "a": "ppcmi",
+            "b": other,
+            "measure": measure,
+            "difference": difference,
+            "ci95": [difference - 0.05, difference + 0.05] if p else None,
+            "p": p,
+            "p_holm": p,
+            "subjects": 9 if p else 5,
+            **({} if p else {"reason": "5 subjects; too few"}),
+        }
+        for other, measure, difference, p in (
+            ("unet_local", "dice", 0.09, 0.0002),
+            ("unet_local", "hd95", 1.8, 0.03),
+            ("unet_centralised", "dice", -0.02, 0.4),
+            ("unet_centralised", "hd95", 0.01, 0.012),
+            ("ppcmi_float32", "dice", -0.004, None),
+            ("ppcmi_float32", "asd", 0.1, 0.5),
+        )
+    ]
+
+
 def make_metrics(*, classes: int = 3, unit: str = "mm", **changes: Any) -> dict[str, Any]:
-    """The dictionary of metrics.json; `changes` replace top-level keys."""
+    """The dictionary of metrics.json as first versions wrote it; `changes` replace top-level keys."""
     methods: dict[str, Any] = {}
     for name, shift in METHODS.items():
         dice = {site: value + shift for site, value in SITES.items()}

@@ -26,7 +26,9 @@ from ppcmi_fast.federation.config import RunConfig
 from ppcmi_fast.federation.predict import segment_image
 from ppcmi_fast.federation.run import FederatedRun, federate
 from ppcmi_fast.federation.runfolder import RunFolder
+from ppcmi_fast.federation.scoring import summarise_rows
 from ppcmi_fast.mapper import training as mapper_training
+from ppcmi_fast.metrics import MEASURES, read_scores
 
 SMALL = [
     "size=32",
@@ -73,12 +75,17 @@ def test_metrics_hold_every_promised_figure(run: Path) -> None:
     metrics = read(run)
     assert set(metrics["methods"]) == {"ppcmi", "ppcmi_float32", "unet_centralised", "unet_local"}
     for method in metrics["methods"].values():
-        for measure in ("dice", "hd95", "asd"):
+        for measure in MEASURES:
             assert set(method[measure]["site"]) == {"site-0", "site-1"} and set(method[measure]["class"]) == {
                 "1",
                 "2",
             }
-            assert np.isfinite(method[measure]["mean"])
+            assert np.isfinite(method[measure]["mean"]) and "ci95" in method[measure]
+        assert "volume" not in method
+    assert metrics["measures"]["unit"] == "mm" and metrics["measures"]["nsd_tolerance"] == 2.0
+    assert {(row["a"], row["b"]) for row in metrics["comparisons"]} == {
+        ("ppcmi", other) for other in ("ppcmi_float32", "unet_centralised", "unet_local")
+    }
     payload = metrics["payload_bytes"]
     codes = (4 * 8 * 8 + 8 * 4 * 4 + 8 * 2 * 2) // 2
     assert codes < payload["up"] < codes + 600
@@ -99,6 +106,14 @@ def test_no_path_and_no_key_stand_in_what_a_run_writes(run: Path) -> None:
             assert not any(secret in content or secret.hex().encode() in content for secret in secrets)
     for path in (run / "keys").iterdir():
         assert path.stat().st_mode & 0o077 == 0
+
+
+def test_the_figures_are_those_of_the_scores_beside_them(run: Path, phantoms: Path) -> None:
+    methods, scores = read(run)["methods"], read_scores(run / "scores.csv")
+    assert set(scores) == set(methods)
+    for name, rows in scores.items():
+        assert {measure: methods[name][measure] for measure in MEASURES} == summarise_rows(rows)
+        assert all((phantoms / row.image).is_file() for row in rows)
 
 
 def test_examples_and_history_fit_the_report(run: Path) -> None:
@@ -220,7 +235,10 @@ def test_a_published_layout_is_federated_as_it_comes(layout: str, tmp_path: Path
 
 def test_a_volume_is_segmented_in_its_own_geometry(tmp_path: Path) -> None:
     data = WRITERS["acdc"](tmp_path / "data", 6)
-    federate(settings(data, "baselines.methods=[]", *PARTITIONED["acdc"]), tmp_path / "run")
+    metrics = federate(settings(data, "baselines.methods=[]", *PARTITIONED["acdc"]), tmp_path / "run")
+    # One patient a site, at the end of diastole and of systole.
+    assert metrics["measures"]["volumes"] == 4 and metrics["measures"]["slices_left_out"] == 0
+    assert set(metrics["methods"]["ppcmi"]["volume"]["hd95"]["class"]) == {"1", "2", "3"}
     source, out = data / "patient001" / "patient001_frame01.nii.gz", tmp_path / "mask.nii.gz"
     voxels = segment_image(tmp_path / "run", "NOR", source, out)
     before, after = sitk.ReadImage(str(source)), sitk.ReadImage(str(out))

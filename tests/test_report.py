@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import re
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from fabricated_run import SITES, make_examples, make_history, make_metrics, make_run
+from fabricated_run import SITES, add_measures, make_examples, make_history, make_metrics, make_run
 
 from ppcmi_fast.errors import RunError
 from ppcmi_fast.report import words
@@ -18,8 +19,20 @@ pytest.importorskip("matplotlib")
 pytest.importorskip("jinja2")
 
 from ppcmi_fast.report import figures, write_report
-from ppcmi_fast.report.html import headline, score_tables
+from ppcmi_fast.report.html import headline
 from ppcmi_fast.report.runfolder import Examples, load_examples, load_metrics, method_order
+from ppcmi_fast.report.scores import (
+    FORMER_POLICY,
+    class_tables,
+    comparison_rows,
+    other_measures,
+    score_notes,
+    score_tables,
+    volume_table,
+)
+
+RESULTS = Path(__file__).resolve().parents[1] / "docs" / "results"
+KEPT_RUNS = [path for path in sorted(RESULTS.glob("*.json")) if path.stem != "import-time"]
 
 
 @pytest.fixture(scope="module")
@@ -190,6 +203,104 @@ def test_best_is_marked_in_the_right_direction() -> None:
     assert hd95.best == {(pooled, 0)}
     assert "class 2" in dice.columns
     assert "class 1" not in score_tables(make_metrics(classes=2))[0].columns
+
+
+def measured(**options: Any) -> dict[str, Any]:
+    metrics = make_metrics(**options)
+    add_measures(metrics)
+    return metrics
+
+
+def visible(page: str) -> str:
+    """The words of a page."""
+    return " ".join(html.unescape(re.sub(r"<[^>]+>", " ", page.split("<main>")[1])).split())
+
+
+def test_page_with_every_measure(tmp_path: Path) -> None:
+    text = visible(write_report(make_run(tmp_path, **measured())).read_text(encoding="utf-8"))
+    for part in (
+        "0.803 (0.783 to 0.818)",
+        "in brackets the 95 % interval",
+        "NSD at 2 mm",
+        "HD95, pooled (mm)",
+        "Whole volumes",
+        "9 volumes",
+        "north, class 2",
+        "U-Net, each site alone Dice +0.090 (0.040 to 0.140) < 0.001 9 ours is better",
+        "both masks empty: 1; one mask empty: 0 and the diagonal",
+        "Of 30 test images, the truth lacks class 1 in 3, class 2 in 3.",
+        "Of 9 test volumes, the truth lacks class 1 in 1",
+        "4 slices inside the volumes were left out",
+        "drawn again within each site, 1,000 times",
+    ):
+        assert part in text, part
+    assert "Frames were grouped by image similarity" not in text
+
+
+def test_page_says_when_frames_were_grouped(tmp_path: Path) -> None:
+    dataset = make_metrics()["dataset"] | {"grouped_by_similarity": True}
+    page = write_report(make_run(tmp_path, dataset=dataset)).read_text(encoding="utf-8")
+    assert "Frames were grouped by image similarity, because the data names no subjects" in page
+
+
+@pytest.mark.parametrize("path", KEPT_RUNS, ids=lambda path: path.stem)
+def test_figures_that_are_kept_still_make_a_page(path: Path, tmp_path: Path) -> None:
+    metrics = json.loads(path.read_text(encoding="utf-8"))
+    (tmp_path / "metrics.json").write_text(json.dumps(metrics), encoding="utf-8")
+    page = write_report(tmp_path).read_text(encoding="utf-8")
+    assert f"{metrics['methods']['ppcmi']['dice']['mean']:.3f}" in page
+
+
+def test_a_run_from_before_the_measures_has_none_of_them() -> None:
+    metrics = make_metrics()
+    assert other_measures(metrics) == volume_table(metrics) == class_tables(metrics) == []
+    assert comparison_rows(metrics) == []
+    assert score_notes(metrics)[-1] == FORMER_POLICY
+
+
+def test_truths_that_show_every_class_are_said_to() -> None:
+    metrics = measured()
+    metrics["measures"]["empty_truths"] = {"1": 0, "2": 0}
+    assert "In all 30 test images the truth shows every class." in score_notes(metrics)
+
+
+def test_means_carry_their_intervals() -> None:
+    dice, hd95, asd = score_tables(measured())
+    row = dict(dice.rows)["U-Net, all data pooled"]
+    assert row[0] == "0.823 (0.803 to 0.838)"
+    assert all("(" not in cell for cell in row[1:])
+    assert dict(hd95.rows)["PPCMI (ours)"][0] == "6.10 (5.10 to 7.10)"
+    # ASD has no interval: a site with one subject.
+    assert all("(" not in cell for _, row in asd.rows for cell in row)
+    assert "interval" in dice.note and "interval" not in asd.note
+
+
+def test_best_of_each_measure_is_marked_in_its_direction() -> None:
+    (others,), (volumes,) = other_measures(measured()), volume_table(measured())
+    assert others.columns == ["NSD at 2 mm", "HD95, pooled (mm)", "sensitivity"]
+    pooled = [label for label, _ in others.rows].index("U-Net, all data pooled")
+    assert others.best == {(pooled, column) for column in range(3)}
+    # The interval stands below the mean; Dice of volumes has none.
+    assert dict(others.rows)["PPCMI (ours)"][1] == "5.60\n5.10 to 7.10"
+    assert dict(volumes.rows)["PPCMI (ours)"][0] == "0.833"
+    assert volumes.columns == ["Dice", "HD95 (mm)"] and volumes.best == {(pooled, 0), (pooled, 1)}
+    assert [table.title for table in class_tables(measured())] == ["Dice, each class at each site"]
+    assert class_tables(measured(classes=2)) == []
+
+
+def test_comparisons_are_put_in_words() -> None:
+    found = {(row.other, row.measure): row for row in comparison_rows(measured())}
+    alone, pooled = "U-Net, each site alone", "U-Net, all data pooled"
+    # A higher Dice is better, a higher distance is worse.
+    assert found[alone, "Dice"].meaning == "ours is better"
+    assert found[alone, "HD95 (mm)"].meaning == "ours is worse"
+    assert found[alone, "HD95 (mm)"].p == "0.030"
+    assert found[pooled, "Dice"].meaning == "no difference shown"
+    assert found[pooled, "Dice"].difference == "−0.020 (−0.070 to 0.030)"
+    assert found[pooled, "HD95 (mm)"].meaning == "most subjects differ one way, the mean over sites does not"
+    untested = found["PPCMI, not quantized", "Dice"]
+    assert (untested.p, untested.meaning) == ("–", "not tested: 5 subjects; too few")
+    assert len(found) == 5
 
 
 def test_headline_numbers() -> None:

@@ -115,6 +115,12 @@ class ReadingConfig(_Section):
         return value
 
 
+class MeasureConfig(_Section):
+    """How answers are measured; `nsd_tolerance` is in mm, or in pixels where spacing is not known."""
+
+    nsd_tolerance: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 2.0
+
+
 class RunConfig(_Section):
     """One experiment.
 
@@ -144,6 +150,7 @@ class RunConfig(_Section):
     codec: CodecConfig = CodecConfig()
     mapper: MapperConfig = MapperConfig()
     baselines: BaselineConfig = BaselineConfig()
+    measures: MeasureConfig = MeasureConfig()
 
     @field_validator("data")
     @classmethod

@@ -1,4 +1,4 @@
-"""Held-out images through the whole system, over the wire, and through the baselines; all scored alike."""
+"""Held-out images through the whole system, over the wire; what it takes, and which of them are shown."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from torch import Tensor
 from ppcmi_fast.data.arrays import Arrays
 from ppcmi_fast.federation.channel import Channel
 from ppcmi_fast.federation.site import Site
-from ppcmi_fast.metrics import ImageScores, segmentation_scores, summarise
+from ppcmi_fast.metrics import ImageScores
 
 EXAMPLES_PER_SITE = 4
 
@@ -28,19 +28,6 @@ def predict_through_wire(site: Site, channel: Channel, images: Tensor, batch: in
         assert reply is not None
         maps.append(site.open_reply(reply).argmax(1))
     return torch.cat(maps)
-
-
-def score_method(
-    predictions: dict[str, Tensor], tests: dict[str, Arrays], classes: int
-) -> tuple[dict[str, Any], dict[str, list[ImageScores]]]:
-    """Scores of one method: the summary of `metrics.summarise`, and every image's scores per site."""
-    scores = {
-        name: segmentation_scores(predictions[name], data.masks, classes, data.spacing)
-        for name, data in tests.items()
-    }
-    flat = [s for name in tests for s in scores[name]]
-    sites = [name for name in tests for _ in scores[name]]
-    return summarise(flat, sites), scores
 
 
 def measure_latency(site: Site, channel: Channel, images: Tensor, repeats: int = 30) -> dict[str, float]:

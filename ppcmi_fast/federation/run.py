@@ -26,11 +26,12 @@ from ppcmi_fast.errors import ConfigError, DataError
 from ppcmi_fast.federation.build import Federation, build_federation, draw_keys, upload_training_latents
 from ppcmi_fast.federation.codecs import CodecRounds, Participant, share_phantom_codec
 from ppcmi_fast.federation.config import RunConfig
-from ppcmi_fast.federation.evaluate import measure_latency, pick_examples, predict_through_wire, score_method
+from ppcmi_fast.federation.evaluate import measure_latency, pick_examples, predict_through_wire
 from ppcmi_fast.federation.progress import StageProgress
 from ppcmi_fast.federation.runfolder import RunFolder, load_module, save_module, write_json
+from ppcmi_fast.federation.scoring import Scorer, compare_rows, summarise_rows
 from ppcmi_fast.mapper import train_mapper
-from ppcmi_fast.metrics import ImageScores, dice_scores
+from ppcmi_fast.metrics import dice_scores, write_scores
 from ppcmi_fast.training import FitSettings, FitState, half_precision
 
 if TYPE_CHECKING:
@@ -200,7 +201,7 @@ class FederatedRun:
         return maps
 
     def execute(self) -> dict[str, Any]:
-        """Do every stage that is not done, and write metrics.json, history.json and examples.npz."""
+        """Do every stage that is not done, and write metrics.json, scores.csv, history.json and examples.npz."""
         draw_keys(self.config, self.folder, list(self.data))
         federation = build_federation(
             self.config, self.folder, self.site_data("train"), self.site_data("val"), self.dataset.classes
@@ -260,12 +261,22 @@ class FederatedRun:
         latency: dict[str, float],
     ) -> dict[str, Any]:
         tests, classes = self.site_data("test"), self.dataset.classes
-        methods: dict[str, Any] = {}
-        ours: dict[str, list[ImageScores]] = {}
-        for method, predictions in maps.items():
-            summary, scores = score_method(predictions, tests, classes)
-            methods[method] = {**summary, **self._method_facts(federation, method)}
-            ours = scores if method == "ppcmi" else ours
+        scorer = Scorer(
+            tests,
+            classes,
+            self.dataset.root,
+            self.dataset.spacing_known,
+            self.config.measures.nsd_tolerance,
+        )
+        rows = {method: scorer.score(predictions) for method, predictions in maps.items()}
+        methods = {
+            method: {**summarise_rows(found, self.config.seed), **self._method_facts(federation, method)}
+            for method, found in rows.items()
+        }
+        ours = {
+            name: [row.scores for row in rows["ppcmi"] if row.site == name and not row.is_volume]
+            for name in tests
+        }
         stages = {
             name: self.folder.done(name) or {}
             for name in ["codec", "mapper", "unet_centralised", *(f"unet_local.{n}" for n in self.data)]
@@ -297,6 +308,8 @@ class FederatedRun:
             },
             "config": self.config.model_dump(mode="json", exclude={"data": True, "reading": {"cache"}}),
             "methods": methods,
+            "measures": scorer.describe(),
+            "comparisons": compare_rows(rows, "ppcmi", self.config.seed),
             "payload_bytes": {
                 **payload,
                 "train_upload_total": sum(stages["mapper"]["traffic"].values()),
@@ -316,6 +329,7 @@ class FederatedRun:
         write_json(
             self.folder.root / "history.json", {name: stage["history"] for name, stage in stages.items()}
         )
+        write_scores(self.folder.root / "scores.csv", rows)
         write_json(self.folder.root / "metrics.json", metrics)
         return metrics
 

@@ -22,6 +22,7 @@ WRITTEN_FILES = (
     "history.json",
     "metrics.json",
     "report.html",
+    "scores.csv",
     "split.json",
     "stages.json",
 )

@@ -11,6 +11,15 @@ from typing import Any
 from ppcmi_fast.errors import RunError
 from ppcmi_fast.report import figures, words
 from ppcmi_fast.report.runfolder import RunFolder, load_run, method_order, method_title
+from ppcmi_fast.report.scores import (
+    Table,
+    class_tables,
+    comparison_rows,
+    other_measures,
+    score_notes,
+    score_tables,
+    volume_table,
+)
 
 # What the overlays compare; the other methods are in the tables.
 SHOWN = ("ppcmi", "unet_centralised")
@@ -23,63 +32,6 @@ class Card:
     label: str
     value: str
     note: str = ""
-
-
-@dataclass(frozen=True)
-class Table:
-    """A table of numbers; in each column the best value is marked."""
-
-    title: str
-    columns: list[str]
-    rows: list[tuple[str, list[str]]]
-    best: set[tuple[int, int]]
-    note: str = ""
-
-
-def _best(values: list[list[float | None]], highest: bool) -> set[tuple[int, int]]:
-    found: set[tuple[int, int]] = set()
-    for column in range(len(values[0]) if values else 0):
-        known = [(row[column], i) for i, row in enumerate(values) if row[column] is not None]
-        numbers = [value for value, _ in known if value is not None]
-        # Where all are equal there is no best.
-        if len(set(numbers)) > 1:
-            top = max(numbers) if highest else min(numbers)
-            found |= {(i, column) for value, i in known if value == top}
-    return found
-
-
-def _score(scores: dict[str, Any], metric: str, group: str | None, key: str) -> float | None:
-    values = scores.get(metric, {})
-    value = values.get("mean") if group is None else values.get(group, {}).get(key)
-    return words.number(value)
-
-
-def score_tables(metrics: dict[str, Any]) -> list[Table]:
-    """Dice, HD95 and ASD of every method: mean over the sites, per site, per class."""
-    methods: dict[str, dict[str, Any]] = metrics["methods"]
-    names = method_order(list(methods))
-    unit = words.unit(metrics)
-    tables = []
-    for metric, title, highest in (
-        ("dice", "Dice", True),
-        ("hd95", f"HD95 ({unit})", False),
-        ("asd", f"ASD ({unit})", False),
-    ):
-        keys: list[tuple[str | None, str, str]] = [(None, "", "mean over sites")]
-        for group, prefix in (("site", ""), ("class", "class ")):
-            members = sorted({key for name in names for key in methods[name].get(metric, {}).get(group, {})})
-            # One foreground class says nothing that the mean did not say.
-            if group == "site" or len(members) > 1:
-                keys += [(group, key, prefix + key) for key in members]
-        values = [[_score(methods[name], metric, group, key) for group, key, _ in keys] for name in names]
-        digits = 3 if metric == "dice" else 2
-        rows = [
-            (method_title(name), [words.decimal(value, digits) for value in row])
-            for name, row in zip(names, values, strict=True)
-        ]
-        note = "higher is better" if highest else "lower is better"
-        tables.append(Table(title, [label for _, _, label in keys], rows, _best(values, highest), note))
-    return tables
 
 
 def effort_table(metrics: dict[str, Any]) -> Table:
@@ -109,7 +61,9 @@ def headline(metrics: dict[str, Any]) -> list[Card]:
     ours = words.mean_dice(metrics, "ppcmi")
     if ours is not None:
         sites = len(metrics["dataset"].get("sites", {}))
-        cards.append(Card("Dice, ours", f"{ours:.3f}", f"mean over {sites} sites, held-out subjects"))
+        note = f"mean over {sites} sites, held-out subjects"
+        span = words.interval(metrics["methods"]["ppcmi"]["dice"], 3)
+        cards.append(Card("Dice, ours", f"{ours:.3f}", f"{note}; 95 % interval {span}" if span else note))
     for name, label in (
         ("unet_local", "against each site alone"),
         ("unet_centralised", "against the pooled U-Net"),
@@ -192,7 +146,10 @@ def render(run: RunFolder) -> str:
         keyed=words.keyed_transform(str(config.get("trust", "federation"))),
         limits=words.LIMITS,
         resists=words.RESISTS,
-        tables=score_tables(metrics),
+        tables=[*score_tables(metrics), *other_measures(metrics), *volume_table(metrics)],
+        class_tables=class_tables(metrics),
+        comparisons=comparison_rows(metrics),
+        notes=score_notes(metrics),
         effort=effort_table(metrics),
         dice_chart=figures.dice_by_site({name: metrics["methods"][name] for name in names}, titles),
         rows=rows,

@@ -53,6 +53,20 @@ def decimal(value: Any, digits: int) -> str:
     return "–" if found is None else f"{found:.{digits}f}"
 
 
+def interval(scores: dict[str, Any], digits: int) -> str:
+    """The 95 % interval of a measure, as "0.831 to 0.884"; "" when the run has none."""
+    ends = scores.get("ci95")
+    if not isinstance(ends, list) or len(ends) != 2 or None in [number(end) for end in ends]:
+        return ""
+    return f"{ends[0]:.{digits}f} to {ends[1]:.{digits}f}".replace("-", "−")
+
+
+def with_interval(scores: dict[str, Any], digits: int) -> str:
+    """The mean of a measure with its interval in brackets, where it has one."""
+    span, mean = interval(scores, digits), decimal(scores.get("mean"), digits)
+    return f"{mean} ({span})" if span else mean
+
+
 def signed(value: float) -> str:
     """One decimal with its sign (a true minus)."""
     return f"{value:+.1f}".replace("-", "−")
