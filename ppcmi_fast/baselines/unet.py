@@ -8,9 +8,11 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from ppcmi_fast.baselines.base import Outcome, Progress, SiteData, Workbench, count_parameters
 from ppcmi_fast.data.arrays import Arrays
 from ppcmi_fast.data.augment import augment
 from ppcmi_fast.errors import ConfigError
+from ppcmi_fast.metrics import dice_scores
 from ppcmi_fast.training import Fit, FitSettings, FitState, autocast
 
 CHANNELS = (16, 32, 64, 128, 256)
@@ -44,12 +46,10 @@ def train_unet(
     settings: FitSettings,
     batch: int,
     checkpoint: Path,
-    progress: Callable[[int, dict[str, float]], None],
+    progress: Progress,
 ) -> FitState:
     """Train on one set of images with Dice + cross-entropy and the federation's own augmentation."""
-    from monai.losses import DiceCELoss
-
-    criterion = DiceCELoss(to_onehot_y=True, softmax=True)
+    criterion = make_criterion()
 
     def loss(generator: torch.Generator) -> Tensor:
         index = torch.randint(len(train.images), (batch,), generator=generator)
@@ -61,3 +61,56 @@ def train_unet(
 
     fit = Fit(net, loss, settings, checkpoint=checkpoint, validate=validate, progress=progress)
     return fit.run()
+
+
+def make_criterion() -> nn.Module:
+    """Dice + cross-entropy of logits [N, classes, H, W] and class maps [N, 1, H, W], the loss of every U-Net."""
+    from monai.losses import DiceCELoss
+
+    criterion: nn.Module = DiceCELoss(to_onehot_y=True, softmax=True)
+    return criterion
+
+
+def pooled(bench: Workbench) -> Outcome:
+    """One U-Net on the images of all sites in one place: what no federation can have."""
+    net = make_unet(bench.classes, bench.seed)
+    steps = max(1, bench.images // bench.batch)
+    train = Arrays.concatenate([data.train for data in bench.sites.values()])
+
+    def validate() -> float:
+        return bench.validation_dice(lambda _, images: predict(net, images))
+
+    def fit(checkpoint: Path, progress: Progress) -> FitState:
+        return train_unet(net, train, validate, bench.settings(steps), bench.batch, checkpoint, progress)
+
+    facts = bench.stages.train("unet_centralised", net, steps, fit)
+    maps = {name: predict(net, data.test.images) for name, data in bench.sites.items()}
+    return Outcome(maps, facts["steps"] * bench.batch, facts["seconds"], count_parameters(net))
+
+
+def local(bench: Workbench) -> Outcome:
+    """A U-Net a site on its own images: what each has without a federation."""
+    maps: dict[str, Tensor] = {}
+    seen, seconds, parameters = 0, 0.0, 0
+    steps = max(1, bench.images // len(bench.sites) // bench.batch)
+    for name, data in bench.sites.items():
+        net = make_unet(bench.classes, bench.seed)
+
+        def validate(net: nn.Module = net, data: SiteData = data) -> float:
+            return float(dice_scores(predict(net, data.val.images), data.val.masks, bench.classes).mean())
+
+        def fit(
+            checkpoint: Path,
+            progress: Progress,
+            net: nn.Module = net,
+            data: SiteData = data,
+            validate: Callable[[], float] = validate,
+        ) -> FitState:
+            settings = bench.settings(steps)
+            return train_unet(net, data.train, validate, settings, bench.batch, checkpoint, progress)
+
+        facts = bench.stages.train(f"unet_local.{name}", net, steps, fit)
+        maps[name] = predict(net, data.test.images)
+        seen, seconds = seen + facts["steps"] * bench.batch, seconds + facts["seconds"]
+        parameters = count_parameters(net)
+    return Outcome(maps, seen, seconds, parameters)

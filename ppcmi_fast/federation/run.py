@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from ppcmi_fast.baselines.unet import make_unet, predict, train_unet
+from ppcmi_fast.baselines import METHODS, Outcome, SiteData, Workbench
+from ppcmi_fast.baselines.base import VALIDATIONS, count_parameters
 from ppcmi_fast.data.arrays import Arrays, load_arrays
 from ppcmi_fast.data.cache import SliceCache
 from ppcmi_fast.data.partition import partition
@@ -30,14 +31,13 @@ from ppcmi_fast.federation.evaluate import measure_latency, pick_examples, predi
 from ppcmi_fast.federation.progress import StageProgress
 from ppcmi_fast.federation.runfolder import RunFolder, load_module, save_module, write_json
 from ppcmi_fast.federation.scoring import Scorer, compare_rows, summarise_rows
+from ppcmi_fast.federation.stages import FolderStages, describe
 from ppcmi_fast.mapper import train_mapper
 from ppcmi_fast.metrics import dice_scores, write_scores
 from ppcmi_fast.training import FitSettings, FitState, half_precision
 
 if TYPE_CHECKING:
     from rich.console import Console
-
-VALIDATIONS = 12
 
 
 class FederatedRun:
@@ -99,7 +99,7 @@ class FederatedRun:
                 save_module(
                     self.folder.site(participant.site.name) / "codec.safetensors", participant.learner
                 )
-            self._finish("codec", state, traffic=state.traffic)
+            self._finish("codec", state)
         for participant in federation.participants:
             load_module(self.folder.site(participant.site.name) / "codec.safetensors", participant.learner)
 
@@ -136,16 +136,7 @@ class FederatedRun:
         federation.server.mapper = federation.mapper
 
     def _finish(self, stage: str, state: FitState, **more: Any) -> None:
-        self.folder.finish(
-            stage,
-            {
-                "seconds": state.seconds,
-                "steps": state.step,
-                "best": state.best_value,
-                "history": state.history,
-                **more,
-            },
-        )
+        self.folder.finish(stage, {**describe(state), **more})
 
     def _budget(self) -> int:
         """Images that our networks saw: codec batches at all the sites, and the mapper's batches of latents.
@@ -157,48 +148,19 @@ class FederatedRun:
         steps: int = (self.folder.done("mapper") or {}).get("steps", mapper.steps)
         return codec_images + steps * mapper.batch
 
-    def train_unet(self, name: str, train: Arrays, val: dict[str, Arrays], images: int) -> nn.Module:
-        """One baseline network, by its name in stages.json."""
-        baseline = self.config.baselines
-        net = make_unet(self.dataset.classes, self.config.seed)
-        path = self.folder.root / "baselines" / f"{name}.safetensors"
-        path.parent.mkdir(exist_ok=True)
-        if self.folder.done(name) is None:
-            steps = max(1, images // baseline.batch)
-            fit = FitSettings(
-                steps,
-                baseline.learning_rate,
-                validate_every=max(1, steps // VALIDATIONS),
-                seed=self.config.seed,
-            )
-
-            def validate() -> float:
-                return float(np.mean([self.dice(predict(net, data.images), data) for data in val.values()]))
-
-            with StageProgress(self.console, name, steps) as progress:
-                checkpoint = self.folder.checkpoints / f"{name}.safetensors"
-                state = train_unet(net, train, validate, fit, baseline.batch, checkpoint, progress.update)
-            save_module(path, net)
-            self._finish(name, state, images_seen=state.step * baseline.batch)
-        load_module(path, net)
-        return net
-
-    def baseline_maps(self) -> dict[str, dict[str, Tensor]]:
-        """Train the baselines and segment the test images with them: method -> site -> class maps."""
-        methods, train, val = self.config.baselines.methods, self.site_data("train"), self.site_data("val")
-        images = self.config.baselines.images or self._budget()
-        maps: dict[str, dict[str, Tensor]] = {}
-        if "unet_centralised" in methods:
-            net = self.train_unet("unet_centralised", Arrays.concatenate(list(train.values())), val, images)
-            maps["unet_centralised"] = {n: predict(net, d.images) for n, d in self.site_data("test").items()}
-        if "unet_local" in methods:
-            maps["unet_local"] = {}
-            for name, data in self.site_data("test").items():
-                net = self.train_unet(
-                    f"unet_local.{name}", train[name], {name: val[name]}, images // len(train)
-                )
-                maps["unet_local"][name] = predict(net, data.images)
-        return maps
+    def train_baselines(self) -> dict[str, Outcome]:
+        """Every baseline of the settings, by name, on the images and budget that ours had."""
+        settings = self.config.baselines
+        bench = Workbench(
+            {name: SiteData(**parts) for name, parts in self.data.items()},
+            self.dataset.classes,
+            settings.images or self._budget(),
+            settings.batch,
+            settings.learning_rate,
+            self.config.seed,
+            FolderStages(self.folder, self.console),
+        )
+        return {name: METHODS[name](bench) for name in settings.methods}
 
     def execute(self) -> dict[str, Any]:
         """Do every stage that is not done, and write metrics.json, scores.csv, history.json and examples.npz."""
@@ -232,31 +194,27 @@ class FederatedRun:
                 p.site.name: predict_through_wire(p.site, exact.channel, tests[p.site.name].images)
                 for p in exact.participants
             }
-        maps |= self.baseline_maps()
-        return self._report(federation, maps, payload, latency)
+        outcomes = self.train_baselines()
+        maps |= {name: outcome.maps for name, outcome in outcomes.items()}
+        facts = {name: _facts_of(outcome) for name, outcome in outcomes.items()}
+        facts |= {name: self._our_facts(federation) for name in maps if name not in outcomes}
+        return self._report(federation, maps, facts, payload, latency)
 
-    def _method_facts(self, federation: Federation, method: str) -> dict[str, Any]:
-        if method.startswith("ppcmi"):
-            codec, mapper = self.folder.done("codec") or {}, self.folder.done("mapper") or {}
-            networks = [federation.participants[0].learner.image_codec, federation.mapper]
-            return {
-                "images_seen": self._budget(),
-                "seconds": codec["seconds"] + mapper["seconds"] + mapper["upload_seconds"],
-                "parameters": sum(p.numel() for net in networks for p in net.parameters()),
-            }
-        stages = [method] if method == "unet_centralised" else [f"{method}.{name}" for name in self.data]
-        done = [self.folder.done(stage) or {} for stage in stages]
-        net = make_unet(self.dataset.classes, self.config.seed)
+    def _our_facts(self, federation: Federation) -> dict[str, Any]:
+        codec, mapper = self.folder.done("codec") or {}, self.folder.done("mapper") or {}
+        networks = [federation.participants[0].learner.image_codec, federation.mapper]
         return {
-            "images_seen": sum(d["images_seen"] for d in done),
-            "seconds": sum(d["seconds"] for d in done),
-            "parameters": sum(p.numel() for p in net.parameters()),
+            "images_seen": self._budget(),
+            "seconds": codec["seconds"] + mapper["seconds"] + mapper["upload_seconds"],
+            "parameters": count_parameters(*networks),
+            "bytes_sent": {**codec["traffic"], **mapper["traffic"]},
         }
 
     def _report(
         self,
         federation: Federation,
         maps: dict[str, dict[str, Tensor]],
+        facts: dict[str, dict[str, Any]],
         payload: dict[str, int],
         latency: dict[str, float],
     ) -> dict[str, Any]:
@@ -270,18 +228,14 @@ class FederatedRun:
         )
         rows = {method: scorer.score(predictions) for method, predictions in maps.items()}
         methods = {
-            method: {**summarise_rows(found, self.config.seed), **self._method_facts(federation, method)}
+            method: {**summarise_rows(found, self.config.seed), **facts[method]}
             for method, found in rows.items()
         }
         ours = {
             name: [row.scores for row in rows["ppcmi"] if row.site == name and not row.is_volume]
             for name in tests
         }
-        stages = {
-            name: self.folder.done(name) or {}
-            for name in ["codec", "mapper", "unet_centralised", *(f"unet_local.{n}" for n in self.data)]
-            if self.folder.done(name) is not None
-        }
+        stages = self.folder.stages()
         sites = {
             name: {
                 "subjects": len({s for part in parts.values() for s in part.subjects}),
@@ -332,6 +286,15 @@ class FederatedRun:
         write_scores(self.folder.root / "scores.csv", rows)
         write_json(self.folder.root / "metrics.json", metrics)
         return metrics
+
+
+def _facts_of(outcome: Outcome) -> dict[str, Any]:
+    return {
+        "images_seen": outcome.images_seen,
+        "seconds": outcome.seconds,
+        "parameters": outcome.parameters,
+        "bytes_sent": outcome.bytes_sent,
+    }
 
 
 def read_dataset(config: RunConfig) -> Dataset:

@@ -145,17 +145,19 @@ class RunFolder:
         path.mkdir(parents=True, exist_ok=True)
         return path
 
+    def stages(self) -> dict[str, dict[str, Any]]:
+        """What the finished stages reported, by name."""
+        path = self.root / "stages.json"
+        found: dict[str, dict[str, Any]] = read_json(path) if path.exists() else {}
+        return found
+
     def done(self, stage: str) -> dict[str, Any] | None:
         """What a finished stage reported, or None."""
-        path = self.root / "stages.json"
-        result: dict[str, Any] | None = read_json(path).get(stage) if path.exists() else None
-        return result
+        return self.stages().get(stage)
 
     def finish(self, stage: str, result: dict[str, Any]) -> None:
         """Note a stage as finished, with what it reports."""
-        path = self.root / "stages.json"
-        stages = read_json(path) if path.exists() else {}
-        write_json(path, {**stages, stage: result})
+        write_json(self.root / "stages.json", {**self.stages(), stage: result})
 
 
 def save_module(path: Path, module: nn.Module) -> None:

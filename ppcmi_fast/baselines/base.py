@@ -1,0 +1,107 @@
+"""What every baseline is given, and what it gives: the same images, budget and augmentation for all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from torch import Tensor, nn
+
+from ppcmi_fast.data.arrays import Arrays
+from ppcmi_fast.metrics import dice_scores
+from ppcmi_fast.training import FitSettings, FitState
+
+VALIDATIONS = 12
+
+Progress = Callable[[int, dict[str, float]], None]
+
+
+@dataclass(frozen=True)
+class SiteData:
+    """One site's images."""
+
+    train: Arrays
+    val: Arrays
+    test: Arrays
+
+
+class Stages(Protocol):
+    """Where trained networks are kept, so that interrupted work resumes."""
+
+    def train(
+        self, name: str, module: nn.Module, total: int, fit: Callable[[Path, Progress], FitState]
+    ) -> dict[str, Any]:
+        """Load what was trained under this name into `module`, or train it and keep it.
+
+        Args:
+            name: of the stage, unique in a run; the first part up to a dot is the method's.
+            module: ends with the trained weights.
+            total: steps or rounds that progress counts up to.
+            fit: trains `module`; gets the file to resume from and to write checkpoints to, and what to tell progress.
+
+        Returns:
+            `seconds`, `steps`, `best`, `history` and `traffic` (kind -> bytes) of the state that `fit` gave.
+        """
+
+
+@dataclass(frozen=True)
+class Workbench:
+    """What a method is trained with.
+
+    Attributes:
+        sites: by name.
+        classes: with the background.
+        images: how many images (with repetitions) the networks of a method may see in all, over all sites.
+        batch: images a step.
+        learning_rate: peak rate of AdamW.
+        seed: fixes networks and draws.
+        stages: see `Stages`.
+    """
+
+    sites: Mapping[str, SiteData]
+    classes: int
+    images: int
+    batch: int
+    learning_rate: float
+    seed: int
+    stages: Stages
+
+    def settings(self, steps: int) -> FitSettings:
+        """Of one network trained for so many steps."""
+        every = max(1, steps // VALIDATIONS)
+        return FitSettings(steps, self.learning_rate, validate_every=every, seed=self.seed)
+
+    def validation_dice(self, predict: Callable[[str, Tensor], Tensor]) -> float:
+        """Mean over the sites of the validation Dice of `predict(site, images [N, 1, H, W])`, int64 [N, H, W]."""
+        scores = [
+            float(dice_scores(predict(name, data.val.images), data.val.masks, self.classes).mean())
+            for name, data in self.sites.items()
+        ]
+        return float(np.mean(scores))
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a method came to.
+
+    Attributes:
+        maps: class maps int64 [N, H, W] of every site's test images.
+        images_seen: over all sites, with repetitions.
+        seconds: of training, over all sites.
+        parameters: of what one site needs to segment.
+        bytes_sent: kind -> bytes between sites and server over the whole training; empty where nothing travels.
+    """
+
+    maps: dict[str, Tensor]
+    images_seen: int
+    seconds: float
+    parameters: int
+    bytes_sent: dict[str, int] = field(default_factory=dict)
+
+
+def count_parameters(*modules: nn.Module) -> int:
+    """Weights of all of them."""
+    return sum(p.numel() for module in modules for p in module.parameters())
