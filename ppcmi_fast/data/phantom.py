@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image
 
 from ppcmi_fast.data.phantom_cardiac import cardiac_slice, draw_heart
+from ppcmi_fast.data.phantom_shapes import draw_scanner
 from ppcmi_fast.data.phantom_ultrasound import draw_limb, ultrasound_frame
 from ppcmi_fast.errors import DataError
 
@@ -61,13 +62,7 @@ def write_phantom(
     millimetres = f"{(320.0 if kind == 'cardiac' else 40.0) / size:.4f}"
     rows = []
     for site in range(sites):
-        shift = np.random.default_rng([seed, site, 1 << 20])
-        scanner = {
-            "gain": shift.uniform(0.8, 1.25),
-            "noise": shift.uniform(0.7, 1.5),
-            "blur": shift.uniform(0.45, 1.0),
-            "anatomy": shift.uniform(0.88, 1.14),
-        }
+        scanner = draw_scanner(seed, site)
         for subject in range(subjects):
             draw = _subject(kind, np.random.default_rng([seed, site, subject]), scanner, size)
             for index in range(slices):

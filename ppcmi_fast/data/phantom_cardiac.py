@@ -10,9 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import gaussian_filter
 
-from ppcmi_fast.data.phantom_shapes import Pixels, elliptic_radius
+from ppcmi_fast.data.phantom_shapes import Pixels, elliptic_radius, receive, smooth_noise
 
 # Steady-state free precession at 1.5 T, relative: blood and fat bright, muscle grey, lung nearly nothing.
 BLOOD, FAT, LIVER, MUSCLE, VESSEL, LUNG = 0.86, 0.95, 0.42, 0.30, 0.62, 0.06
@@ -49,9 +48,7 @@ def draw_heart(rng: np.random.Generator, anatomy: float) -> Heart:
 
 
 def _texture(rng: np.random.Generator, size: int, grain: float) -> Pixels:
-    field = gaussian_filter(rng.normal(size=(size, size)), grain * size / 128)
-    result: Pixels = field / max(float(field.std()), 1e-9)
-    return result
+    return smooth_noise(rng, (size, size), grain * size / 128)
 
 
 def _tissue(rng: np.random.Generator, heart: Heart, y: Pixels, x: Pixels) -> Pixels:
@@ -113,9 +110,5 @@ def cardiac_slice(
         # Papillary muscles count as cavity, as the annotators of cine data draw it.
         image[(muscle < 1) & (level < 0.75)] = MUSCLE * 1.2
     image += 0.025 * _texture(rng, size, 1.2) * (image > 0.1)
-    image = gaussian_filter(image, scanner["blur"] * size / 128)
-    a, b = heart.shading
-    image *= np.clip(1.15 + a * (x - 0.5) - b * (y - 0.35), 0.25, 1.8) * scanner["gain"]
-    sigma = 0.028 * scanner["noise"]
-    noisy = np.hypot(image + rng.normal(0, sigma, image.shape), rng.normal(0, sigma, image.shape))
+    noisy = receive(rng, image, heart.shading, scanner)
     return (np.clip(noisy / 1.5, 0, 1) * 255).astype(np.uint8), mask

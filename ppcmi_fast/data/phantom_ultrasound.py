@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
-from ppcmi_fast.data.phantom_shapes import Pixels, elliptic_radius
+from ppcmi_fast.data.phantom_shapes import Pixels, elliptic_radius, speckle
 
 DYNAMIC_RANGE_DB = 54.0
 
@@ -89,12 +89,7 @@ def _honeycomb(
 def _speckle(rng: np.random.Generator, decibels: Pixels, blur: float) -> Pixels:
     """Envelope in decibels of a scattering field with this mean echogenicity (Rayleigh statistics)."""
     size = decibels.shape[0]
-    amplitude = 10 ** (decibels / 20)
-    spread = (0.55 * blur * size / 128 + 0.25, 1.1 * blur * size / 128 + 0.25)
-    parts = [gaussian_filter(rng.normal(size=decibels.shape) * amplitude, spread) for _ in range(2)]
-    envelope = np.hypot(*parts) * np.sqrt(2 * np.pi * spread[0] * spread[1] * 2)
-    result: Pixels = 20 * np.log10(envelope + 1e-5)
-    return result
+    return speckle(rng, decibels, (0.55 * blur * size / 128 + 0.25, 1.1 * blur * size / 128 + 0.25))
 
 
 def ultrasound_frame(
