@@ -46,19 +46,32 @@ def soft_step(distance: Pixels, width: float) -> Pixels:
     return result
 
 
-def speckle(rng: np.random.Generator, decibels: Pixels, spread: tuple[float, float]) -> Pixels:
+def speckle(
+    rng: np.random.Generator,
+    decibels: Pixels,
+    spread: tuple[float, float],
+    later: np.random.Generator | None = None,
+    moved: float = 0.0,
+) -> Pixels:
     """Envelope in decibels of a scattering field with this mean echogenicity (Rayleigh statistics).
 
     Args:
         rng: places the scatterers.
         decibels: echogenicity, depth along the first axis.
         spread: width of the pulse and of the beam in samples (standard deviations).
+        later: places those that have moved since the clip began.
+        moved: their share.
 
     Returns:
         As `decibels`.
     """
     amplitude = 10 ** (decibels / 20)
-    parts = [gaussian_filter(rng.normal(size=decibels.shape) * amplitude, spread) for _ in range(2)]
+    parts = []
+    for _ in range(2):
+        scatterers = rng.normal(size=decibels.shape)
+        if later is not None:
+            scatterers = np.sqrt(1 - moved) * scatterers + np.sqrt(moved) * later.normal(size=decibels.shape)
+        parts.append(gaussian_filter(scatterers * amplitude, spread))
     envelope = np.hypot(*parts) * np.sqrt(2 * np.pi * spread[0] * spread[1] * 2)
     result: Pixels = 20 * np.log10(envelope + 1e-5)
     return result

@@ -12,8 +12,8 @@ ALIKE = 0.95  # correlation of thumbnails from which on two frames count as of o
 CHUNK = 512
 
 
-def _thumbnail(pixels: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """SIDE x SIDE block means, centred and of unit length."""
+def thumbnail(pixels: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """SIDE x SIDE block means of [H, W], flattened, centred and of unit length: a product of two is a correlation."""
     rows = np.array_split(np.arange(pixels.shape[0]), SIDE)
     columns = np.array_split(np.arange(pixels.shape[1]), SIDE)
     sums = np.add.reduceat(np.add.reduceat(pixels, [r[0] for r in rows], 0), [c[0] for c in columns], 1)
@@ -43,7 +43,7 @@ def group_similar(images: Mapping[str, np.ndarray[Any, Any] | None], alike: floa
         return name
 
     if known:
-        thumbnails = np.stack([_thumbnail(pixels) for name in known if (pixels := images[name]) is not None])
+        thumbnails = np.stack([thumbnail(pixels) for name in known if (pixels := images[name]) is not None])
         for first in range(0, len(known), CHUNK):
             close = thumbnails[first : first + CHUNK] @ thumbnails.T >= alike
             for i, j in np.argwhere(close):
