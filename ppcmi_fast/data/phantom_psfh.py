@@ -1,7 +1,7 @@
 """Transperineal ultrasound in labour by a convex probe: pubic symphysis and fetal head, in the layout of FH-PS-AOP.
 
-Echogenicity is laid out along the beams of the sector, where the speckle forms, and only then converted to a picture: so
-speckle widens with depth, and what reflects casts its shadow along its beam.
+Echogenicity is laid out along the beams of the sector, where the speckle forms, and only then converted to a picture:
+so speckle widens with depth, and what reflects casts its shadow along its beam.
 """
 
 from __future__ import annotations
@@ -158,7 +158,8 @@ def _head_echo(pelvis: Pelvis, centre: tuple[float, float], radius: Pixels, y: P
     skull = np.exp(-(((away + 1.2) / 1.5) ** 2))
     scalp = np.exp(-(((away - 3.0) / 2.2) ** 2))
     echo: Pixels = skull * (31.0 * near + 9.0 * far + 4.0) + 5.0 * scalp * near
-    return echo - 11.0 * inside + 6.0 * inside * np.exp(-((midline / 1.2) ** 2)) * (radius < 0.7)
+    echo += inside * (6.0 * np.exp(-((midline / 1.2) ** 2)) * (radius < 0.7) - 11.0)
+    return echo
 
 
 def _echogenicity(
@@ -178,7 +179,8 @@ def _echogenicity(
     decibels += _head_echo(pelvis, centre, radius, y, x)
     per_mm = pelvis.depth / reach.shape[0]
     decibels -= 0.45 * np.cumsum(cartilage, axis=0) * per_mm
-    decibels -= 10.0 * (1 - np.exp(-np.cumsum(radius < 1, axis=0) * per_mm / 18))
+    skull = np.cumsum((radius < 1).astype(np.float64), axis=0) * per_mm
+    decibels -= 10.0 * (1 - np.exp(-skull / 18))
     return decibels
 
 

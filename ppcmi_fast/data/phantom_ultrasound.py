@@ -59,13 +59,13 @@ def draw_limb(rng: np.random.Generator, anatomy: float) -> Limb:
     )
 
 
-def _fibres(rng: np.random.Generator, y: Pixels, x: Pixels, angle: float) -> Pixels:
-    """Echogenicity of muscle in decibels: dark, with bright streaks along the fibres."""
-    size = y.shape[0]
+def fibres(rng: np.random.Generator, y: Pixels, x: Pixels, angle: float) -> Pixels:
+    """Echogenicity of muscle in decibels: dark, with bright streaks along the fibres; y, x in widths of the picture."""
+    rows, size = y.shape
     field = gaussian_filter(rng.normal(size=y.shape), (size / 128, 9 * size / 128))
     streaks = field / max(float(field.std()), 1e-9)
-    rows = np.clip(((y + np.tan(angle) * (x - 0.5)) * size).astype(int), 0, size - 1)
-    along: Pixels = streaks[rows, np.arange(size)[None, :]]
+    at = np.clip(((y + np.tan(angle) * (x - 0.5)) * size).astype(int), 0, rows - 1)
+    along: Pixels = streaks[at, np.arange(size)[None, :]]
     return -27.0 + 6.5 * np.clip(along, -1.0, 2.5)
 
 
@@ -88,8 +88,16 @@ def _honeycomb(
 
 def _speckle(rng: np.random.Generator, decibels: Pixels, blur: float) -> Pixels:
     """Envelope in decibels of a scattering field with this mean echogenicity (Rayleigh statistics)."""
-    size = decibels.shape[0]
+    size = decibels.shape[1]
     return speckle(rng, decibels, (0.55 * blur * size / 128 + 0.25, 1.1 * blur * size / 128 + 0.25))
+
+
+def show(rng: np.random.Generator, decibels: Pixels, scanner: dict[str, float]) -> NDArray[np.uint8]:
+    """Echogenicity, attenuation included, as a linear probe shows it: speckle, gain, noise, log compression."""
+    image = _speckle(rng, decibels, scanner["blur"])
+    image += 10 * np.log10(scanner["gain"]) + rng.normal(0, 0.6 * scanner["noise"], image.shape)
+    shown = np.clip((image + DYNAMIC_RANGE_DB - 8) / DYNAMIC_RANGE_DB, 0, 1)
+    return (shown * 255).astype(np.uint8)
 
 
 def ultrasound_frame(
@@ -100,7 +108,7 @@ def ultrasound_frame(
     y, x = np.meshgrid(grid, grid, indexing="ij")
     slide = 0.08 * (level - 0.5)
     depth = y + limb.tilt * (x - 0.5)
-    decibels = _fibres(rng, y, x, limb.fibre_angle)
+    decibels = fibres(rng, y, x, limb.fibre_angle)
     decibels[depth < limb.fat] = -21.0
     septa = np.sin(2 * np.pi * (depth * 34 + 1.5 * np.sin(9 * x + 40 * level)))
     decibels[(depth < limb.fat) & (septa > 0.86)] = -8.0
@@ -125,7 +133,4 @@ def ultrasound_frame(
     attenuation = -20.0 * y * scanner["noise"] + gaussian_filter(
         np.where(behind & (vessel > 1), 7.0, 0.0), size / 64
     )
-    image = _speckle(rng, decibels + attenuation, scanner["blur"])
-    image += 10 * np.log10(scanner["gain"]) + rng.normal(0, 0.6 * scanner["noise"], image.shape)
-    shown = np.clip((image + DYNAMIC_RANGE_DB - 8) / DYNAMIC_RANGE_DB, 0, 1)
-    return (shown * 255).astype(np.uint8), mask
+    return show(rng, decibels + attenuation, scanner), mask
