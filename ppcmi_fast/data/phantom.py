@@ -1,9 +1,11 @@
-"""Phantoms: synthetic images of two modalities in the folder layout, so that everything runs without a download."""
+"""Phantoms: synthetic images in published layouts and in the folder layout; everything runs without a download."""
 
 from __future__ import annotations
 
 import csv
+import importlib
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +20,91 @@ from ppcmi_fast.errors import DataError
 PHANTOM_CLASSES = {"cardiac": 2, "ultrasound": 3}
 MODALITIES = tuple(PHANTOM_CLASSES)
 MIN_SIZE = 32
+
+
+@dataclass(frozen=True)
+class NativeKind:
+    """A phantom in the layout of a published set.
+
+    Attributes:
+        subjects: how many are written unless told.
+        demo_subjects, demo_size: of the demo, which has minutes.
+        demo_settings: of reading and training, that the data asks for.
+    """
+
+    subjects: int
+    demo_subjects: int
+    demo_size: int
+    demo_settings: tuple[str, ...] = ()
+
+
+NATIVE_KINDS = {
+    "psfh": NativeKind(subjects=40, demo_subjects=30, demo_size=128),
+    "nerve": NativeKind(subjects=47, demo_subjects=15, demo_size=128),
+    "fumpe": NativeKind(
+        subjects=35, demo_subjects=12, demo_size=128, demo_settings=("reading.window=[-100,900]",)
+    ),
+    "heart": NativeKind(subjects=20, demo_subjects=12, demo_size=128),
+    "acdc": NativeKind(subjects=20, demo_subjects=12, demo_size=128),
+}
+
+
+def _writer(kind: str) -> Callable[..., None]:
+    """The function that writes a kind; imported when called, since each needs libraries of its own."""
+    module = importlib.import_module(f"ppcmi_fast.data.phantom_{kind}")
+    write: Callable[..., None] = getattr(module, f"write_{kind}")
+    return write
+
+
+def write_native(
+    kind: str,
+    out: Path,
+    *,
+    subjects: int | None = None,
+    sites: int = 4,
+    seed: int = 0,
+    size: int | None = None,
+) -> int:
+    """Write a phantom in a published set's layout, and sites.csv; sites differ in gain, noise, resolution and anatomy.
+
+    Args:
+        kind: one of NATIVE_KINDS.
+        out: new or empty folder.
+        subjects: in all, dealt to the sites in turn; None takes the kind's own number.
+        sites: number of sites.
+        seed: fixes every byte.
+        size: longer edge of the images in pixels; None is that of the published set.
+
+    Returns:
+        The number of subjects.
+
+    Raises:
+        DataError: `out` holds files already.
+        ValueError: an argument outside its range.
+        ConfigError: a library that the layout is written with is not installed.
+    """
+    if kind not in NATIVE_KINDS:
+        raise ValueError(f"kind: expected one of {', '.join(NATIVE_KINDS)}, got {kind!r}")
+    subjects = NATIVE_KINDS[kind].subjects if subjects is None else subjects
+    _check(out, size=MIN_SIZE if size is None else size, sites=sites, subjects=subjects)
+    if subjects < sites:
+        raise ValueError(
+            f"subjects: expected one or more for each of {sites} sites, got {subjects}; use more, or fewer sites"
+        )
+    out.mkdir(parents=True, exist_ok=True)
+    own_size = {} if size is None else {"size": size}
+    _writer(kind)(out, subjects=subjects, sites=sites, seed=seed, **own_size)
+    return subjects
+
+
+def _check(out: Path, *, size: int, **counts: int) -> None:
+    for name, value in counts.items():
+        if value < 1:
+            raise ValueError(f"{name}: expected at least 1, got {value}")
+    if size < MIN_SIZE:
+        raise ValueError(f"size: expected at least {MIN_SIZE} pixels, got {size}")
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise DataError(f"{out}: expected a new or empty folder, got one with files; choose another")
 
 
 def write_phantom(
@@ -50,13 +137,7 @@ def write_phantom(
     """
     if kind not in MODALITIES:
         raise ValueError(f"kind: expected one of {MODALITIES}, got {kind!r}")
-    for name, value in (("sites", sites), ("subjects", subjects), ("slices", slices)):
-        if value < 1:
-            raise ValueError(f"{name}: expected at least 1, got {value}")
-    if size < MIN_SIZE:
-        raise ValueError(f"size: expected at least {MIN_SIZE} pixels, got {size}")
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise DataError(f"{out}: expected a new or empty folder, got one with files; choose another")
+    _check(out, size=size, sites=sites, subjects=subjects, slices=slices)
     for folder in ("images", "masks"):
         (out / folder).mkdir(parents=True, exist_ok=True)
     millimetres = f"{(320.0 if kind == 'cardiac' else 40.0) / size:.4f}"

@@ -166,12 +166,12 @@ def nerve_frame(
     on_bone = soft_step(np.abs(x - bone_x + slide) - half, 0.01)
     decibels += 24.0 * on_bone * np.exp(-(((y - bone) / 0.009) ** 2))
     decibels -= 22.0 * on_bone * soft_step(bone + 0.012 - y, 0.006)
-    attenuation = -17.0 * y / HEIGHT * (0.6 + 0.4 * scanner["noise"])
-    attenuation += gaussian_filter(np.where(behind, 7.0, 0.0), size / 64)
+    decibels -= 17.0 * y / HEIGHT * (0.6 + 0.4 * scanner["noise"])
+    decibels += gaussian_filter(np.where(behind, 7.0, 0.0), size / 64)
     # A hand that does not press evenly: one side of the picture is darker.
-    attenuation += rng.normal(0, 3.0) * (x - 0.5)
+    decibels += rng.normal(0, 3.0) * (x - 0.5)
     # 10 MHz and more: finer speckle than in a picture of a whole limb.
-    return show(rng, decibels + attenuation, {**scanner, "blur": FINENESS * scanner["blur"]}), mask
+    return show(rng, decibels, {**scanner, "blur": FINENESS * scanner["blur"]}), mask
 
 
 def write_nerve(out: Path, *, subjects: int, sites: int, seed: int, size: int = NATIVE_SIZE) -> None:
