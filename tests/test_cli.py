@@ -18,7 +18,7 @@ from fabricated_run import make_metrics, make_run
 from typer.testing import CliRunner, Result
 
 from ppcmi_fast import environment as env
-from ppcmi_fast.cli.app import app
+from ppcmi_fast.cli.app import Modality, app
 from ppcmi_fast.cli.table import results_table
 from ppcmi_fast.errors import DataError
 
@@ -234,26 +234,35 @@ def test_ctrl_c_of_the_real_process(tmp_path: Path) -> None:
     assert "Traceback" not in errors
 
 
-def test_demo_makes_phantoms_and_runs(calls: Calls, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    written: list[tuple[str, Path]] = []
+@pytest.mark.parametrize("modality", ["psfh", "ultrasound"])
+def test_demo_makes_phantoms_and_runs(
+    calls: Calls, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, modality: str
+) -> None:
+    written: list[str] = []
 
-    def write_phantom(kind: str, out: Path, **sizes: int) -> None:
-        written.append((kind, out))
+    def write(kind: str, out: Path, **sizes: int) -> None:
+        written.append(kind)
         out.mkdir(parents=True)
-        (out / "manifest.csv").write_text("image,mask,subject,site\n", encoding="utf-8")
 
-    module = ModuleType("ppcmi_fast.data.phantom")
-    module.write_phantom = write_phantom  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "ppcmi_fast.data.phantom", module)
+    from ppcmi_fast.data import phantom
+
+    monkeypatch.setattr(phantom, "write_native" if modality == "psfh" else "write_phantom", write)
     out = tmp_path / "runs" / "demo"
+    chosen = () if modality == "psfh" else ("--modality", modality)
     for _ in range(2):
-        result = ppcmi("demo", "--out", out, "--modality", "ultrasound", "--set", "mapper.steps=5")
+        result = ppcmi("demo", "--out", out, *chosen, "--set", "mapper.steps=5")
         assert result.exit_code == 0, result.output
     # The phantoms are the same every time, so the second run uses the first one's.
-    assert [kind for kind, _ in written] == ["ultrasound"]
+    assert written == [modality]
     config = calls.last["config"]
-    assert config.data == written[0][1].resolve()
-    assert (config.mapper.steps, config.codec.phantom) == (5, "ultrasound")
+    assert config.data == (tmp_path / "runs" / f"demo-{modality}-phantoms").resolve() and config.data.is_dir()
+    assert (config.mapper.steps, config.codec.phantom) == (5, "cardiac" if modality == "psfh" else modality)
+
+
+def test_every_kind_of_phantom_is_a_modality() -> None:
+    from ppcmi_fast.data.phantom import MODALITIES, NATIVE_KINDS
+
+    assert [modality.value for modality in Modality] == [*NATIVE_KINDS, *MODALITIES]
 
 
 def test_report_again(tmp_path: Path) -> None:
@@ -306,6 +315,19 @@ def test_phantom_writes_the_layout(tmp_path: Path, modality: str) -> None:
     assert len(list((out / "masks").iterdir())) == 4
     assert (out / "manifest.csv").read_text(encoding="utf-8").startswith("image,mask,subject,site")
     assert "OUT" in one_error_line(ppcmi("phantom", modality, out))
+
+
+def test_phantom_writes_a_published_layout(tmp_path: Path) -> None:
+    out = tmp_path / "data"
+    result = ppcmi("phantom", "psfh", out, "--sites", 2, "--subjects", 3, "--size", 32)
+    assert result.exit_code == 0, result.output
+    assert "3 subjects of 2 sites" in result.stdout
+    assert (out / "image_mha" / "00001.mha").is_file() and (out / "sites.csv").is_file()
+    assert "OUT" in one_error_line(ppcmi("phantom", "psfh", out))
+    other = tmp_path / "other"
+    assert "--slices" in one_error_line(ppcmi("phantom", "psfh", other, "--slices", 2))
+    assert "--subjects" in one_error_line(ppcmi("phantom", "psfh", other, "--subjects", 2))
+    assert not other.exists()
 
 
 def test_doctor_tells_and_never_fails(monkeypatch: pytest.MonkeyPatch) -> None:

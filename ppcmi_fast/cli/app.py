@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import shutil
 import time
 from enum import Enum
 from pathlib import Path
@@ -30,14 +31,20 @@ app.add_typer(data.app, name="data")
 
 
 class Modality(str, Enum):
-    """What a phantom looks like."""
+    """What a phantom looks like; the first five are written in the layouts of published sets."""
 
+    psfh = "psfh"
+    nerve = "nerve"
+    fumpe = "fumpe"
+    heart = "heart"
+    acdc = "acdc"
     cardiac = "cardiac"
     ultrasound = "ultrasound"
 
 
 # The demo trains for a few minutes on two cores, so it is small in everything.
 DEMO_SITES, DEMO_SUBJECTS, DEMO_SLICES, DEMO_SIZE = 3, 10, 4, 64
+FOLDER_SUBJECTS, FOLDER_SLICES, FOLDER_SIZE = 8, 5, 128
 DEMO_SETTINGS = ("codec.rounds=16", "codec.local_steps=8", "mapper.steps=400", "mapper.views=4")
 
 Out = Annotated[Path, typer.Option("--out", help="Run folder to write.", show_default=True)]
@@ -123,7 +130,7 @@ def federate(
 @app.command()
 def demo(
     out: Out = Path("runs/demo"),
-    modality: Annotated[Modality, typer.Option(help="What the phantoms look like.")] = Modality.cardiac,
+    modality: Annotated[Modality, typer.Option(help="What the phantoms look like.")] = Modality.psfh,
     resume: Resume = False,
     overwrite: Overwrite = False,
     settings: Setting = None,
@@ -131,42 +138,79 @@ def demo(
     threads: Threads = None,
 ) -> None:
     """Run a federation on synthetic phantoms: minutes, no download."""
-    from ppcmi_fast.data.phantom import write_phantom
-
     # Beside the run and not in it, because a run folder must be empty to start with.
     data = out.parent / f"{out.name}-{modality.value}-phantoms"
-    if not (data / "manifest.csv").is_file():
-        write_phantom(
-            modality.value,
-            data,
-            sites=DEMO_SITES,
-            subjects=DEMO_SUBJECTS,
-            slices=DEMO_SLICES,
-            size=DEMO_SIZE,
-            seed=0,
-        )
+    fitting = _demo_phantoms(modality.value, data)
     own = _overrides(settings, seed=seed, threads=threads)
     again = _again(["demo", "--out", str(out), "--modality", modality.value], own)
-    chosen = [f"size={DEMO_SIZE}", f"codec.phantom={modality.value}", *DEMO_SETTINGS, *own]
+    chosen = [f"size={DEMO_SIZE}", *fitting, *DEMO_SETTINGS, *own]
     _run(data, out, chosen, again, resume=resume, overwrite=overwrite)
+
+
+def _demo_phantoms(kind: str, data: Path) -> list[str]:
+    """Write the phantoms unless they are there; the settings that fit them."""
+    from ppcmi_fast.data.phantom import NATIVE_KINDS, write_native, write_phantom
+
+    native = NATIVE_KINDS.get(kind)
+    if not data.is_dir():
+        # Written aside, so that what is under the final name is whole.
+        part = data.with_name(f"{data.name}.part")
+        shutil.rmtree(part, ignore_errors=True)
+        if native:
+            write_native(kind, part, subjects=native.demo_subjects, sites=DEMO_SITES, size=native.demo_size)
+        else:
+            sizes = {"sites": DEMO_SITES, "subjects": DEMO_SUBJECTS, "slices": DEMO_SLICES, "size": DEMO_SIZE}
+            write_phantom(kind, part, **sizes)
+        part.rename(data)
+    return list(native.demo_settings) if native else [f"codec.phantom={kind}"]
 
 
 @app.command()
 def phantom(
     modality: Annotated[Modality, typer.Argument(help="What they look like.")],
-    out: Annotated[Path, typer.Argument(help="Folder to write: images, masks, manifest.csv.")],
+    out: Annotated[Path, typer.Argument(help="Folder to write, new or empty.")],
+    subjects: Annotated[
+        int | None, typer.Option(min=1, help="Subjects in all; of each site for cardiac and ultrasound.")
+    ] = None,
     sites: Annotated[int, typer.Option(min=1)] = 4,
-    subjects: Annotated[int, typer.Option(min=1, help="Subjects at each site.")] = 8,
-    slices: Annotated[int, typer.Option(min=1, help="Images of each subject.")] = 5,
-    size: Annotated[int, typer.Option(min=32, help="Edge in pixels.")] = 128,
-    seed: Annotated[int, typer.Option()] = 0,
+    slices: Annotated[
+        int | None, typer.Option(min=1, help="Images of each subject; cardiac and ultrasound only.")
+    ] = None,
+    size: Annotated[
+        int | None, typer.Option(min=32, help="Longer edge in pixels; as published when absent.")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
 ) -> None:
-    """Write synthetic images with masks, each site different, in the folder layout that federate reads."""
+    """Write synthetic images with masks, each site different.
+
+    psfh, nerve, fumpe, heart and acdc have the exact layout of the published sets, with sites.csv; cardiac and
+    ultrasound the folder layout with manifest.csv.
+    """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise DataError(f"OUT: expected a new or empty folder, {out} holds something; name another folder")
-    from ppcmi_fast.data.phantom import write_phantom
+    from ppcmi_fast.data.phantom import NATIVE_KINDS, write_native, write_phantom
 
-    write_phantom(modality.value, out, sites=sites, subjects=subjects, slices=slices, size=size, seed=seed)
+    if modality.value in NATIVE_KINDS:
+        if slices is not None:
+            raise ConfigError(
+                f"--slices: expected for cardiac and ultrasound only, got it for {modality.value}; omit it"
+            )
+        try:
+            count = write_native(modality.value, out, subjects=subjects, sites=sites, seed=seed, size=size)
+        except ValueError as error:
+            raise ConfigError(f"--{error}") from None
+        typer.echo(f"wrote {count} subjects of {sites} sites to {out}; see them: ppcmi data check {out}")
+        return
+    subjects, slices = subjects or FOLDER_SUBJECTS, slices or FOLDER_SLICES
+    write_phantom(
+        modality.value,
+        out,
+        sites=sites,
+        subjects=subjects,
+        slices=slices,
+        size=size or FOLDER_SIZE,
+        seed=seed,
+    )
     typer.echo(f"wrote {sites * subjects * slices} images of {sites} sites to {out}")
 
 

@@ -24,7 +24,7 @@ HEIGHT = 420 / 580  # in widths
 FRAMES = 10  # of each subject
 VISIBLE = 0.41  # share of the frames that show the nerve, as in the published set
 
-FINENESS = 0.45
+FINENESS = 0.45  # 10 MHz and more: finer speckle than in a picture of a whole limb
 
 
 @dataclass(frozen=True)
@@ -116,6 +116,46 @@ def _plexus(neck: Neck, shift: float, y: Pixels, x: Pixels, level: Pixels) -> ND
     return outline < 1
 
 
+def _soft_tissue(rng: np.random.Generator, neck: Neck, level: float, y: Pixels, x: Pixels) -> Pixels:
+    """Skin, fat with septa, and the connective tissue that everything else lies in, in decibels."""
+    size = y.shape[1]
+    coarse = smooth_noise(rng, y.shape, (size / 60, size / 22))
+    streaks = smooth_noise(rng, y.shape, (size / 220, size / 20))
+    fat = neck.fat + 0.012 * np.sin(6 * x + 9 * level)
+    decibels = np.where(y < fat, -20.0 + 6.0 * np.clip(streaks, 0, 3), -15.0 + 4.0 * (coarse + streaks))
+    return np.where(y < neck.skin, -4.0, decibels)
+
+
+def _scalenes(
+    rng: np.random.Generator, neck: Neck, shift: float, parted: bool, y: Pixels, x: Pixels, level: Pixels
+) -> None:
+    """Draw the two muscles beside the groove; without the plexus between them they touch."""
+    for side, angle in ((-1, 0.35), (1, -0.25)):
+        across = (0.85 if parted else 0.72) * neck.muscle[1] * np.cos(neck.lean) * side
+        place = (neck.groove[0] + 0.045 - 0.35 * across * np.sin(neck.lean), neck.groove[1] + shift + across)
+        radius = elliptic_radius(y, x, place, neck.muscle, np.pi / 2 - neck.lean if side < 0 else -0.3)
+        _muscle(level, radius, min(neck.muscle), fibres(rng, y, x, angle) + 1.5)
+
+
+def _artery(neck: Neck, shift: float, pulse: float, y: Pixels, x: Pixels, level: Pixels) -> None:
+    """Draw the artery: blood returns nothing and takes nothing away, so what lies behind it is brighter."""
+    centre_y, centre_x, size = neck.artery
+    away = np.hypot(y - centre_y, x - centre_x - shift) - size * pulse
+    level += soft_step(away, 0.004) * (-46.0 - level) + 9.0 * np.exp(-((away / 0.006) ** 2))
+    behind = (np.abs(x - centre_x - shift) < 0.85 * size) & (y > centre_y + size)
+    level += gaussian_filter(np.where(behind, 7.0, 0.0), y.shape[1] / 64)
+
+
+def _process(neck: Neck, shift: float, y: Pixels, x: Pixels, level: Pixels) -> None:
+    """Draw the transverse process: a bright cap and nothing below."""
+    centre_y, centre_x, half = neck.process
+    across = x - centre_x + shift
+    below = y - centre_y - 3.0 * across**2
+    on_bone = soft_step(np.abs(across) - half, 0.01)
+    level += 24.0 * on_bone * np.exp(-((below / 0.009) ** 2))
+    level -= 22.0 * on_bone * soft_step(0.012 - below, 0.006)
+
+
 def nerve_frame(
     rng: np.random.Generator, neck: Neck, scanner: dict[str, float], level: float, visible: bool, size: int
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
@@ -126,7 +166,7 @@ def nerve_frame(
         neck: the subject.
         scanner: "gain", "noise", "blur" of the site.
         level: 0 to 1: the way of the probe.
-        visible: whether the plexus is in this plane; without it the muscles touch.
+        visible: whether the plexus is in this plane.
         size: columns in pixels.
 
     Returns:
@@ -137,40 +177,19 @@ def nerve_frame(
     if neck.side < 0:
         x = 1 - x
     y = y + 0.012 * np.sin(5 * x + 3 * level) * np.clip(y / 0.1, 0, 1)
-    slide = 0.07 * (level - 0.5)
-    decibels = -15.0 + 4.0 * smooth_noise(rng, y.shape, (size / 60, size / 22))
-    streaks = smooth_noise(rng, y.shape, (size / 220, size / 20))
-    fat = neck.fat + 0.012 * np.sin(6 * x + 9 * level)
-    decibels += 4.0 * streaks * (y > fat)
-    decibels = np.where(y < fat, -20.0 + 6.0 * np.clip(streaks, 0, 3), decibels)
-    decibels = np.where(y < neck.skin, -4.0, decibels)
-
-    strap = elliptic_radius(y, x, (neck.fat + neck.strap / 2, 0.35 + slide), (neck.strap / 2, 0.62), 0.06)
+    shift = 0.07 * (level - 0.5)
+    decibels = _soft_tissue(rng, neck, level, y, x)
+    strap = elliptic_radius(y, x, (neck.fat + neck.strap / 2, 0.35 + shift), (neck.strap / 2, 0.62), 0.06)
     _muscle(decibels, strap, neck.strap / 2, fibres(rng, y, x, 0.06))
-    gap = 0.85 if visible else 0.72
-    for side, angle in ((-1, 0.35), (1, -0.25)):
-        across = gap * neck.muscle[1] * np.cos(neck.lean) * side
-        place = (neck.groove[0] + 0.045 - 0.35 * across * np.sin(neck.lean), neck.groove[1] + slide + across)
-        radius = elliptic_radius(y, x, place, neck.muscle, np.pi / 2 - neck.lean if side < 0 else -0.3)
-        _muscle(decibels, radius, min(neck.muscle), fibres(rng, y, x, angle) + 1.5)
+    _scalenes(rng, neck, shift, visible, y, x, decibels)
     mask = np.zeros(y.shape, dtype=np.uint8)
     if visible:
-        mask[_plexus(neck, slide, y, x, decibels)] = 1
-
-    artery_y, artery_x, radius = neck.artery
-    artery = np.hypot(y - artery_y, x - artery_x - slide) - radius * rng.uniform(0.95, 1.05)
-    decibels += soft_step(artery, 0.004) * (-46.0 - decibels) + 9.0 * np.exp(-((artery / 0.006) ** 2))
-    behind = (np.abs(x - artery_x - slide) < 0.85 * radius) & (y > artery_y + radius)
-    bone_y, bone_x, half = neck.process
-    bone = bone_y + 3.0 * (x - bone_x + slide) ** 2
-    on_bone = soft_step(np.abs(x - bone_x + slide) - half, 0.01)
-    decibels += 24.0 * on_bone * np.exp(-(((y - bone) / 0.009) ** 2))
-    decibels -= 22.0 * on_bone * soft_step(bone + 0.012 - y, 0.006)
-    decibels -= 17.0 * y / HEIGHT * (0.6 + 0.4 * scanner["noise"])
-    decibels += gaussian_filter(np.where(behind, 7.0, 0.0), size / 64)
+        mask[_plexus(neck, shift, y, x, decibels)] = 1
+    _artery(neck, shift, rng.uniform(0.95, 1.05), y, x, decibels)
+    _process(neck, shift, y, x, decibels)
+    decibels += 20.0 * np.log10(scanner["gain"]) - 17.0 * y / HEIGHT * (0.6 + 0.4 * scanner["noise"])
     # A hand that does not press evenly: one side of the picture is darker.
     decibels += rng.normal(0, 3.0) * (x - 0.5)
-    # 10 MHz and more: finer speckle than in a picture of a whole limb.
     return show(rng, decibels, {**scanner, "blur": FINENESS * scanner["blur"]}), mask
 
 
