@@ -45,7 +45,7 @@ NATIVE_KINDS = {
         subjects=35, demo_subjects=12, demo_size=128, demo_settings=("reading.window=[-100,900]",)
     ),
     "heart": NativeKind(subjects=20, demo_subjects=12, demo_size=128),
-    "acdc": NativeKind(subjects=20, demo_subjects=12, demo_size=128),
+    "acdc": NativeKind(subjects=100, demo_subjects=12, demo_size=128),
 }
 
 

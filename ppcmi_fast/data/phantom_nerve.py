@@ -24,7 +24,8 @@ HEIGHT = 420 / 580  # in widths
 FRAMES = 10  # of each subject
 VISIBLE = 0.41  # share of the frames that show the nerve, as in the published set
 
-FINENESS = 0.45  # 10 MHz and more: finer speckle than in a picture of a whole limb
+GAP, CLOSED_GAP = 0.85, 0.72  # between the scalene muscles, with and without the plexus, in their widths
+FINENESS = 0.7  # 10 MHz and more: finer speckle than in a picture of a whole limb
 
 
 @dataclass(frozen=True)
@@ -72,20 +73,21 @@ def draw_neck(rng: np.random.Generator, anatomy: float) -> Neck:
         )
         for number in range(count)
     )
+    lean = rng.uniform(0.25, 0.75)
+    muscle = (anatomy * rng.uniform(0.12, 0.16), anatomy * rng.uniform(0.16, 0.21))
+    artery = anatomy * rng.uniform(0.045, 0.07)
+    # Beside the muscle, however wide that is: the artery may lie outside of the picture.
+    reach = GAP * muscle[1] * np.cos(lean) + np.hypot(muscle[1] * np.sin(lean), muscle[0] * np.cos(lean))
     return Neck(
         side=rng.choice([-1.0, 1.0]),
         skin=rng.uniform(0.015, 0.025),
         fat=fat,
         strap=strap,
         groove=groove,
-        lean=rng.uniform(0.25, 0.75),
-        muscle=(anatomy * rng.uniform(0.12, 0.16), anatomy * rng.uniform(0.17, 0.23)),
+        lean=lean,
+        muscle=muscle,
         trunks=trunks,
-        artery=(
-            groove[0] + rng.uniform(-0.02, 0.1),
-            rng.uniform(0.1, 0.2),
-            anatomy * rng.uniform(0.045, 0.07),
-        ),
+        artery=(groove[0] + rng.uniform(0, 0.1), groove[1] - reach - artery - 0.01, artery),
         process=(HEIGHT - rng.uniform(0.1, 0.17), rng.uniform(0.6, 0.85), rng.uniform(0.05, 0.1)),
     )
 
@@ -131,7 +133,7 @@ def _scalenes(
 ) -> None:
     """Draw the two muscles beside the groove; without the plexus between them they touch."""
     for side, angle in ((-1, 0.35), (1, -0.25)):
-        across = (0.85 if parted else 0.72) * neck.muscle[1] * np.cos(neck.lean) * side
+        across = (GAP if parted else CLOSED_GAP) * neck.muscle[1] * np.cos(neck.lean) * side
         place = (neck.groove[0] + 0.045 - 0.35 * across * np.sin(neck.lean), neck.groove[1] + shift + across)
         radius = elliptic_radius(y, x, place, neck.muscle, np.pi / 2 - neck.lean if side < 0 else -0.3)
         _muscle(level, radius, min(neck.muscle), fibres(rng, y, x, angle) + 1.5)
