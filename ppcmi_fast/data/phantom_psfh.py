@@ -213,7 +213,7 @@ def psfh_frame(
     )
     for at, width, loss in pelvis.dropouts:
         decibels -= loss * np.exp(-(((angle - at) / width) ** 2)) * np.clip(depth / 30, 0, 1)
-    spread = (0.9 * scanner["blur"] * size / 128 + 0.25, 0.85 * scanner["blur"] * size / 128 + 0.25)
+    spread = (1.1 * scanner["blur"] * size / 128, 1.2 * scanner["blur"] * size / 128)
     echo = speckle(tissue, decibels, spread, rng, MOVED)
     floor = -52.0 + 6.0 * scanner["noise"] + 4.0 * rng.normal(size=echo.shape)
     echo = 10 * np.log10(10 ** (echo / 10) + 10 ** (floor / 10)) + 20 * np.log10(scanner["gain"])
