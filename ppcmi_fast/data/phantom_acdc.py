@@ -127,54 +127,71 @@ def _profile(level: float) -> float:
     return float(np.sqrt(max(1 - (0.93 * level) ** 2.4, 0.05)))
 
 
-def _draw_heart(patient: Patient, level: float, systole: bool, y: Pixels, x: Pixels) -> Heart:
-    centre = tuple(c + level * d for c, d in zip(patient.centre, patient.drift, strict=True))
-    v, u = y - centre[0], x - centre[1]
-    theta = np.arctan2(v, u)
-    towards = np.cos(theta - patient.septum)
-    bumps = sum(w * np.cos((k + 2) * theta + 2.1 * k) for k, w in enumerate(patient.wobble))
-    rho = elliptic_radius(y, x, (centre[0], centre[1]), (1.0, patient.squeeze), patient.septum) / (1 + bumps)
-    shape = _profile(level)
-    wall = patient.wall * (0.7 + 0.3 * shape) * (1 + patient.bulge * np.clip(towards, 0, 1))
-    shrink = (1 - patient.ejection) ** 0.36
-    squeezed = np.full(y.shape, shrink)
+def _shrink(patient: Patient) -> float:
+    """Radius of the cavity at end of systole as part of that at end of diastole; the rest of the volume is length."""
+    return float((1 - patient.ejection) ** 0.36)
+
+
+def _left_outlines(patient: Patient, level: float, systole: bool, theta: Pixels) -> tuple[Pixels, Pixels]:
+    """Inner and outer radius of the left ventricle's muscle in every direction, in mm."""
+    shape, shrink = _profile(level), _shrink(patient)
+    towards_septum = np.clip(np.cos(theta - patient.septum), 0, 1)
+    wall = patient.wall * (0.7 + 0.3 * shape) * (1 + patient.bulge * towards_septum)
+    squeezed = np.full(theta.shape, shrink)
     if patient.scar is not None:
-        dead = np.exp(-(((np.angle(np.exp(1j * (theta - patient.scar)))) / 0.6) ** 2)) * min(1.0, 0.5 + level)
+        away = np.angle(np.exp(1j * (theta - patient.scar)))
+        dead = np.exp(-((away / 0.6) ** 2)) * min(1.0, 0.5 + level)
         wall = wall * (1 - 0.45 * dead)
         squeezed = shrink + (0.98 - shrink) * dead
-    inner = np.full(y.shape, patient.cavity * shape)
-    outer = inner + wall
+    inner = np.full(theta.shape, patient.cavity * shape)
+    outer: Pixels = inner + wall
     if systole:
         # Muscle hardly changes its volume: what moves inwards grows thick.
         area = outer**2 - inner**2
         inner = inner * squeezed
         outer = np.sqrt(inner**2 + 1.05 * area)
-    extent = patient.cavity * shape * (1.0 if not systole else 0.5 + 0.5 * shrink) + patient.wall
+    return inner, outer
+
+
+def _right_ellipse(
+    patient: Patient, level: float, systole: bool, centre: tuple[float, float]
+) -> tuple[tuple[float, float], tuple[float, float]]:
+    """Centre and radii of the right ventricle, which the left one cuts a crescent out of."""
+    shrink = 0.5 + 0.5 * _shrink(patient) if systole else 1.0
+    extent = patient.cavity * _profile(level) * shrink + patient.wall
     size = patient.right * (1.05 - 0.85 * level**2) * (0.84 if systole else 1.0)
     away = extent * (0.86 * patient.squeeze + 0.3 * (patient.right - 0.8))
     place = (centre[0] + away * np.sin(patient.septum), centre[1] + away * np.cos(patient.septum))
-    radii = (1.2 * extent * size, 0.92 * extent * size)
-    radius = elliptic_radius(y, x, place, radii, patient.septum)
-    left = rho < inner
-    muscle = (rho < outer) & ~left
-    right = (radius < 1) & (rho >= outer + 0.5)
-    if size < 0.3 * patient.right:
-        right = np.zeros_like(right)
-    grown = radius < 1 + 3.2 / radii[1]
-    papillary = np.zeros_like(left)
+    return place, (1.2 * extent * size, 0.92 * extent * size)
+
+
+def _papillary(patient: Patient, centre: tuple[float, float], reach: float, y: Pixels, x: Pixels) -> Pixels:
+    """Below 1 in either papillary muscle."""
+    radii = (0.2 * reach + 1.5, 0.26 * reach + 1.5)
+    spots = []
     for turn in (2.2, 3.9):
         at = patient.septum + turn
-        far = 0.62 * float(inner.mean())
-        spot = elliptic_radius(
-            y,
-            x,
-            (centre[0] + far * np.sin(at), centre[1] + far * np.cos(at)),
-            (0.2 * far + 1.5, 0.26 * far + 1.5),
-            at,
-        )
-        papillary |= (spot < 1) & left & (0.2 < level < 0.8)
+        place = (centre[0] + reach * np.sin(at), centre[1] + reach * np.cos(at))
+        spots.append(elliptic_radius(y, x, place, radii, at))
+    return np.minimum(*spots)
+
+
+def _draw_heart(patient: Patient, level: float, systole: bool, y: Pixels, x: Pixels) -> Heart:
+    centre = (patient.centre[0] + level * patient.drift[0], patient.centre[1] + level * patient.drift[1])
+    theta = np.arctan2(y - centre[0], x - centre[1])
+    bumps = sum(w * np.cos((k + 2) * theta + 2.1 * k) for k, w in enumerate(patient.wobble))
+    rho = elliptic_radius(y, x, centre, (1.0, patient.squeeze), patient.septum) / (1 + bumps)
+    inner, outer = _left_outlines(patient, level, systole, theta)
+    left = rho < inner
+    muscle = (rho < outer) & ~left
+
+    place, radii = _right_ellipse(patient, level, systole, centre)
+    radius = elliptic_radius(y, x, place, radii, patient.septum)
+    right = (radius < 1) & (rho >= outer + 0.5)
+    right_wall = (radius < 1 + 3.2 / radii[1]) & ~right & ~left & ~muscle
+    papillary = _papillary(patient, centre, 0.62 * float(inner.mean()), y, x) < 1
     fat = (rho < outer + 5) | (radius < 1 + 8 / radii[1])
-    return Heart(right, muscle, left, grown & ~right & ~left & ~muscle, papillary, fat)
+    return Heart(right, muscle, left, right_wall, papillary & left & (0.2 < level < 0.8), fat)
 
 
 def _thorax(rng: np.random.Generator, patient: Patient, level: float, y: Pixels, x: Pixels) -> Pixels:
