@@ -28,6 +28,12 @@ Array = np.ndarray[Any, Any]
 
 # Kind, layout, classes with the background.
 KINDS = {"psfh": ("psfhs", 3), "nerve": ("nerve", 2), "acdc": ("acdc", 4)}
+# What draws a picture, or a volume, of the kinds whose drawing is looked at.
+DRAWN_BY = {
+    "psfh": (phantom_psfh, "psfh_frame"),
+    "nerve": (phantom_nerve, "nerve_frame"),
+    "acdc": (phantom_acdc, "acdc_volume"),
+}
 SUBJECTS, SITES, SIZE = 9, 3, 64
 SCANNER = {"gain": 1.0, "noise": 1.0, "blur": 0.8, "anatomy": 1.0}
 RAYLEIGH = 1.91  # mean / standard deviation
@@ -52,12 +58,11 @@ def test_the_reader_finds_layout_classes_subjects_and_sites(dataset: Dataset) ->
     split_by_subject(dataset.records)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", DRAWN_BY)
 def test_pixels_and_masks_are_those_that_were_drawn(
     kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    module: Any = {"psfh": phantom_psfh, "nerve": phantom_nerve, "acdc": phantom_acdc}[kind]
-    name = {"psfh": "psfh_frame", "nerve": "nerve_frame", "acdc": "acdc_volume"}[kind]
+    module, name = DRAWN_BY[kind]
     draw = getattr(module, name)
     drawn: list[tuple[Array, Array]] = []
 
@@ -121,7 +126,7 @@ def picture(kind: str, **scanner: float) -> tuple[Array, Array]:
     return image[5], mask[5]
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", DRAWN_BY)
 def test_gain_resolution_and_anatomy_of_a_scanner_show(kind: str) -> None:
     dim, bright = (picture(kind, gain=gain)[0].mean() for gain in (0.8, 1.25))
     assert bright > 1.1 * dim
