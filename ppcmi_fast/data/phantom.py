@@ -73,7 +73,7 @@ def write_native(
         subjects: in all, dealt to the sites in turn; None takes the kind's own number.
         sites: number of sites.
         seed: fixes every byte.
-        size: longer edge of the images in pixels; None is that of the published set.
+        size: longer edge of the images in pixels; None is that of the published set, or half of it where that is 512.
 
     Returns:
         The number of subjects.
