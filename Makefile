@@ -89,10 +89,12 @@ bench-cpu: setup
 gpu-check:
 	$(PYTHON) benchmarks/gpu_check.py
 
-# The pages made from figures: docs/results.md from docs/results/, docs/performance.md from benchmarks/results/.
+# The pages made from figures: docs/results.md from docs/results/, docs/performance.md and
+# docs/reading.md from benchmarks/results/.
 docs: setup
 	$(BIN)/python docs/make_results.py
 	$(BIN)/python docs/make_performance.py
+	$(BIN)/python docs/make_reading.py
 
 # What a user's `pip install .` does: an isolated build (no torch in it), then the installed package outside this tree.
 # The libraries come from $(VENV) by a .pth file; its editable install does not, as .pth files in there are not read.

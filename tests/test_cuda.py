@@ -42,10 +42,7 @@ def test_without_a_device_the_module_loads_and_a_call_says_where_and_why() -> No
     eye = torch.eye(4)
     material = module.Material(4, 0, 1, eye.data_ptr(), 0, 0, 0)
     with pytest.raises(RuntimeError, match=r"cuda\.cpp:\d+: CUDA driver version|cuda\.cpp:\d+: no CUDA"):
-        module.klt(
-            *(x.data_ptr(), x.shape, x.stride(), x.data_ptr(), x.shape, x.stride()),
-            *(0, material, 1, True, False, 0, 0),
-        )
+        module.klt(x.data_ptr(), x.shape, None, x.data_ptr(), None, 0, material, 1, True, False, 0, 0)
 
 
 @pytest.mark.skipif(BUILT, reason="a build with nvcc has the CUDA module")
