@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +68,9 @@ def test_ct_reads_back_in_hounsfield_units_from_head_to_feet(
     assert (
         top.InstanceNumber == 1 and top.Modality == "CT" and top.SeriesInstanceUID == below.SeriesInstanceUID
     )
+    assert top.SOPInstanceUID != below.SOPInstanceUID and top.FrameOfReferenceUID == below.FrameOfReferenceUID
+    assert list(top.ImageType) == ["ORIGINAL", "PRIMARY", "AXIAL"] and top.PatientPosition == "HFS"
+    assert {"KVP", "AcquisitionNumber"} <= set(top.dir())
     assert top.ImagePositionPatient[2] == below.ImagePositionPatient[2] + phantom_fumpe.SLICE_DISTANCE
 
 
@@ -98,6 +102,19 @@ def test_emboli_lie_in_arteries_and_leave_some_of_them_open() -> None:
     rim = binary_dilation(mask > 0, iterations=2) & (arteries > 0.9) & (mask == 0)
     assert rim.sum() > 0.2 * mask.sum()
     assert clean.shape == mask.shape
+
+
+def test_vessels_of_the_lungs_stay_out_of_the_liver() -> None:
+    slices = 36
+    grid = Grid((slices, 128, 128), (phantom_fumpe.SLICE_DISTANCE, 350 / 128, 350 / 128))
+    astray = Tube((-66.0, 6.0, -85.0), (-66.0, 6.0, -45.0), 6.0, 6.0)
+    where = np.zeros(grid.shape, dtype=np.float32)
+    fill_tube(where, grid, astray)
+    chest = replace(scan()[0], arteries=[astray], veins=[astray], emboli=[astray])
+    units, mask = phantom_fumpe.fumpe_volume(np.random.default_rng(3), chest, SCANNER, 128, slices)
+    # The liver has about 60 HU, an artery 250 and more.
+    assert (where > 0.9).sum() > 100 and 30 < np.median(units[where > 0.9]) < 100
+    assert not mask.any()
 
 
 def test_scanners_of_ct_differ_in_contrast_noise_and_kernel() -> None:

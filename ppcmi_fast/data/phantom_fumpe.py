@@ -156,6 +156,18 @@ def _tubes(grid: Grid, tubes: list[Tube]) -> Voxels:
     return share
 
 
+def _dome(grid: Grid) -> NDArray[np.bool_]:
+    """Liver and spleen under the diaphragm, where they lie in the cavity."""
+    dome: NDArray[np.bool_] = ellipsoid(grid, (-112.0, 6.0, -62.0), (66, 78, 78)) < 1
+    dome |= ellipsoid(grid, (-120.0, 6.0, 62.0), (66, 76, 74)) < 1
+    return dome
+
+
+def _cavity(chest: Chest, grid: Grid, depth: Voxels) -> NDArray[np.bool_]:
+    """Within the ribs."""
+    return np.broadcast_to(depth > chest.fat + 17, grid.shape)
+
+
 def _thorax(rng: np.random.Generator, chest: Chest, grid: Grid) -> Voxels:
     """Skin, fat, muscle, ribs, lungs, mediastinum, spine, without contrast."""
     z, y, x = grid.axes
@@ -170,10 +182,9 @@ def _thorax(rng: np.random.Generator, chest: Chest, grid: Grid) -> Voxels:
     ribs = rib_shadow(grid, depth, chest.fat + 10)
     _fill(image, ribs, MARROW)
     _fill(image, ribs & (np.abs(np.abs(depth - chest.fat - 10) - 4) < 1.2), CORTEX)
-    cavity = np.broadcast_to(depth > chest.fat + 17, grid.shape)
+    cavity = _cavity(chest, grid, depth)
     middle = np.abs(x - 6) < 26 + 9 * np.cos(y / 32) + np.clip(-z, 0, 60) * 0.25
-    dome = ellipsoid(grid, (-112.0, 6.0, -62.0), (66, 78, 78)) < 1
-    dome |= ellipsoid(grid, (-120.0, 6.0, 62.0), (66, 76, 74)) < 1
+    dome = _dome(grid)
     lungs = cavity & ~middle & ~dome
     # The part that the patient lies on holds more blood.
     texture = gaussian_filter(rng.normal(size=grid.shape).astype(np.float32), (1, 2, 2)) * 90
@@ -254,14 +265,17 @@ def fumpe_volume(
     grid = Grid((slices, size, size), (SLICE_DISTANCE, pixel, pixel))
     image = _thorax(rng, chest, grid)
     _heart_and_vessels(image, chest, grid)
-    _fill(image, _tubes(grid, chest.veins), 0.6 * chest.contrast)
-    arteries = _tubes(grid, chest.arteries)
+    depth = body_depth(grid, chest.body)
+    # The trees grow without knowing where the lungs end.
+    room = _cavity(chest, grid, depth) & ~_dome(grid)
+    _fill(image, _tubes(grid, chest.veins) * room, 0.6 * chest.contrast)
+    arteries = _tubes(grid, chest.arteries) * room
     _fill(image, arteries, chest.contrast)
     clots = np.minimum(_tubes(grid, chest.emboli), arteries)
     _fill(image, clots, CLOT)
     kernel = 0.75 * scanner["blur"] * size / 256
     image = gaussian_filter(image, (0.25, kernel, kernel))
-    image += _noise(rng, grid, body_depth(grid, chest.body), scanner)
+    image += _noise(rng, grid, depth, scanner)
     return np.clip(image, -1024, 3071).astype(np.int16), (clots > 0.5).astype(np.uint8)
 
 
@@ -292,6 +306,8 @@ def _dicom_slice(units: NDArray[np.int16], patient: str, number: int, place: flo
     found.ImageOrientationPatient = [1, 0, 0, 0, 1, 0]
     found.PixelSpacing, found.SliceThickness = [round(pixel, 6)] * 2, SLICE_DISTANCE
     found.Rows, found.Columns = units.shape
+    found.ImageType, found.PatientPosition = ["ORIGINAL", "PRIMARY", "AXIAL"], "HFS"
+    found.AcquisitionNumber, found.KVP, found.ContrastBolusAgent = 1, None, "iodine"
     found.SamplesPerPixel, found.PhotometricInterpretation = 1, "MONOCHROME2"
     found.BitsAllocated = found.BitsStored = 16
     found.HighBit, found.PixelRepresentation = 15, 0
@@ -312,7 +328,7 @@ def write_fumpe(
         out: new or empty folder.
         subjects: in all; subject i, which files call i + 1, is of site i % sites.
         sites: number of sites.
-        seed: fixes every byte but the creation time that MATLAB files state.
+        seed: fixes every byte.
         size: edge in pixels, which are 350 mm.
         slices: of each patient, 4 mm apart.
 
