@@ -10,6 +10,8 @@ import typer
 
 from ppcmi_fast.errors import ConfigError
 
+SHOWN = 6
+
 app = typer.Typer(no_args_is_help=True, help="Look into a data set.")
 
 
@@ -42,7 +44,8 @@ def _lines(found: dict[str, Any]) -> list[str]:
     lines.append(f"values: {found['intensity'][0]:g} .. {found['intensity'][1]:g}")
     lines.append(f"empty masks: {found['empty_masks']}")
     for group in found["suspected_duplicates"]:
-        lines.append(f"look the same, and are of several subjects: {'; '.join(group)}")
+        more = f" and {len(group) - SHOWN} more" if len(group) > SHOWN else ""
+        lines.append(f"look the same, and are of several subjects: {'; '.join(group[:SHOWN])}{more}")
     for entry in found["broken"]:
         lines.append(f"broken: {entry['file']}: {entry['reason']}")
     return lines

@@ -12,22 +12,25 @@ ALIKE = 0.95  # correlation of thumbnails from which on two frames count as of o
 CHUNK = 512
 
 
-def thumbnail(pixels: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """SIDE x SIDE block means of [H, W], flattened, centred and of unit length: a product of two is a correlation."""
-    rows = np.array_split(np.arange(pixels.shape[0]), SIDE)
-    columns = np.array_split(np.arange(pixels.shape[1]), SIDE)
+def thumbnail(pixels: np.ndarray[Any, Any], side: int = SIDE) -> np.ndarray[Any, Any]:
+    """Block means of [H, W], side x side, flattened, centred and of unit length: a product of two is a correlation."""
+    rows = np.array_split(np.arange(pixels.shape[0]), side)
+    columns = np.array_split(np.arange(pixels.shape[1]), side)
     sums = np.add.reduceat(np.add.reduceat(pixels, [r[0] for r in rows], 0), [c[0] for c in columns], 1)
     small = sums / np.outer([len(r) for r in rows], [len(c) for c in columns])
     small = small - small.mean()
     return np.asarray(small / max(float(np.linalg.norm(small)), 1e-9), dtype=np.float32).ravel()
 
 
-def group_similar(images: Mapping[str, np.ndarray[Any, Any] | None], alike: float = ALIKE) -> dict[str, int]:
+def group_similar(
+    images: Mapping[str, np.ndarray[Any, Any] | None], alike: float = ALIKE, side: int = SIDE
+) -> dict[str, int]:
     """Number the groups of frames that are connected by similarity, in the order of their first frame.
 
     Args:
-        images: by name, float [H, W] of at least 16 x 16, or None for one that cannot be read, a group of its own.
-        alike: correlation of 16 x 16 thumbnails from which on two frames are connected.
+        images: by name, float [H, W] of at least side x side, or None for one that cannot be read, a group of its own.
+        alike: correlation of thumbnails from which on two frames are connected.
+        side: edge of the thumbnails.
 
     Returns:
         The group of each name.
@@ -43,7 +46,9 @@ def group_similar(images: Mapping[str, np.ndarray[Any, Any] | None], alike: floa
         return name
 
     if known:
-        thumbnails = np.stack([thumbnail(pixels) for name in known if (pixels := images[name]) is not None])
+        thumbnails = np.stack(
+            [thumbnail(pixels, side) for name in known if (pixels := images[name]) is not None]
+        )
         for first in range(0, len(known), CHUNK):
             close = thumbnails[first : first + CHUNK] @ thumbnails.T >= alike
             for i, j in np.argwhere(close):

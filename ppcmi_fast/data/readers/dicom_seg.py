@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -254,22 +255,25 @@ def write_segmentation(
         for number, name in enumerate(names, start=1)
     ]
     try:
-        found = hd.seg.Segmentation(
-            source_images=[pydicom.dcmread(header.path) for header in headers],
-            pixel_array=classes,
-            segmentation_type=hd.seg.SegmentationTypeValues.BINARY,
-            segment_descriptions=segments,
-            series_instance_uid=hd.UID(),
-            series_number=9000,
-            sop_instance_uid=hd.UID(),
-            instance_number=1,
-            manufacturer="ppcmi-fast",
-            manufacturer_model_name="ppcmi-fast",
-            software_versions=__version__,
-            device_serial_number="0",
-            # Emptiness is a finding, too: a SEG without any frame would not be a valid one.
-            omit_empty_frames=bool(classes.any()),
-        )
+        with warnings.catch_warnings():
+            # What it thinks of the patient's name is no matter of the mask's.
+            warnings.filterwarnings("ignore", message=".*person name", category=UserWarning)
+            found = hd.seg.Segmentation(
+                source_images=[pydicom.dcmread(header.path) for header in headers],
+                pixel_array=classes,
+                segmentation_type=hd.seg.SegmentationTypeValues.BINARY,
+                segment_descriptions=segments,
+                series_instance_uid=hd.UID(),
+                series_number=9000,
+                sop_instance_uid=hd.UID(),
+                instance_number=1,
+                manufacturer="ppcmi-fast",
+                manufacturer_model_name="ppcmi-fast",
+                software_versions=__version__,
+                device_serial_number="0",
+                # Emptiness is a finding, too: a SEG without any frame would not be a valid one.
+                omit_empty_frames=bool(classes.any()),
+            )
     except AttributeError as error:
         raise DataError(
             f"{headers[0].path.parent}: expected slices with the attributes that a SEG takes over, got {error}; export"
