@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw
 from ppcmi_fast.data.records import Dataset, Mask, Pixels, Record, Source
 from ppcmi_fast.data.similarity import group_similar
 
-# Two subjects' images are suspected to be one from this correlation of thumbnails of this edge on. The chests of two people
+# Two subjects' images are suspected to be one from this correlation of thumbnails of this edge on. Chests of two people
 # come close to it in CT: a suspicion is for somebody to look at.
 SAME, SAME_SIDE = 0.995, 32
 MIXED = 1.5  # ratio of spacings from which on the sheet says so
