@@ -98,19 +98,29 @@ def make_optimizer(module: nn.Module, settings: FitSettings) -> torch.optim.Adam
 def optimizer_step(
     module: nn.Module, optimizer: torch.optim.Optimizer, loss: Tensor, settings: FitSettings, step: int
 ) -> None:
-    """One step with gradients clipped to norm 1 at the scheduled rate.
+    """One step along the gradient of a loss, as `descend` makes it.
 
     Raises:
         RunError: the loss is not finite.
     """
+    check_finite(loss, step)
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    descend(module, optimizer, settings, step)
+
+
+def check_finite(loss: Tensor, step: int) -> None:
+    """Raise RunError unless the loss is a number."""
     if not torch.isfinite(loss):
         raise RunError(
             f"loss: expected a finite number at step {step}, got {loss.item()}; lower learning_rate and resume"
         )
+
+
+def descend(module: nn.Module, optimizer: torch.optim.Optimizer, settings: FitSettings, step: int) -> None:
+    """One step along the gradients that are there, clipped to norm 1, at the scheduled rate."""
     for group in optimizer.param_groups:
         group["lr"] = settings.learning_rate * learning_rate_factor(step, settings.steps)
-    optimizer.zero_grad(set_to_none=True)
-    loss.backward()
     nn.utils.clip_grad_norm_(module.parameters(), 1.0)
     optimizer.step()
 

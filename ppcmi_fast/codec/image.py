@@ -48,6 +48,11 @@ class ImageCodec(nn.Module):
         self.decoder = LatentDecoder(self.scales, self.channels, max(8, width // 2), 1)
 
     @property
+    def encoder(self) -> nn.Module:
+        """What `encode` uses, sharing its weights; not the decoder."""
+        return nn.ModuleList([self.stages, self.to_latent])
+
+    @property
     def latent_dims(self) -> dict[int, int]:
         """Stride -> channels of the latent."""
         return dict(zip(self.scales, self.channels, strict=True))

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ppcmi_fast.codec import CodecLearner, ImageCodec, LinearMaskCodec, MaskAutoencoder, MaskCodec
 from ppcmi_fast.data.arrays import Arrays, load_arrays
@@ -246,15 +246,26 @@ def share_phantom_codec(
     return state
 
 
+def whole_learner(learner: CodecLearner) -> nn.Module:
+    """All that a site trains."""
+    return learner
+
+
 def exchange_codecs(
-    senders: list[Participant], channel: Channel, round_index: int, receivers: list[Participant] | None = None
+    senders: list[Participant],
+    channel: Channel,
+    round_index: int,
+    receivers: list[Participant] | None = None,
+    part: Callable[[CodecLearner], nn.Module] = whole_learner,
 ) -> None:
-    """One round: senders seal their weights, the server relays them, every receiver averages what it opens."""
+    """One round: senders seal their weights, the server relays them, every receiver averages what it opens.
+
+    `part` says which of a learner's weights are meant.
+    """
     for participant in senders:
-        channel.send(
-            participant.site.seal_codec(participant.learner, round_index, len(participant.train.images))
-        )
+        module, images = part(participant.learner), len(participant.train.images)
+        channel.send(participant.site.seal_codec(module, round_index, images))
     for participant in receivers or senders:
         relay = channel.send(participant.site.fetch_codecs(round_index))
         assert relay is not None
-        participant.site.average_codecs(participant.learner, relay, round_index)
+        participant.site.average_codecs(part(participant.learner), relay, round_index)

@@ -64,6 +64,24 @@ class MapperConfig(_Section):
     patience: Annotated[int, Field(ge=0)] = 0
 
 
+class TuningConfig(_Section):
+    """Split fine-tuning of encoders and mapper after the one-shot upload; `rounds` 0 leaves it out.
+
+    Attributes:
+        rounds: each closed by a sealed average of the encoders.
+        local_steps: steps a round, made by all sites together.
+        batch: images a site and step.
+        learning_rate: of the sites' encoders.
+        mapper_learning_rate: of the server's mapper.
+    """
+
+    rounds: Annotated[int, Field(ge=0)] = 0
+    local_steps: Positive = 12
+    batch: Positive = 8
+    learning_rate: Annotated[float, Field(gt=0)] = 5e-4
+    mapper_learning_rate: Annotated[float, Field(gt=0)] = 1e-3
+
+
 class BaselineConfig(_Section):
     """The U-Nets beside it; `images` 0 gives the pooled one as many images as codec and mapper saw together."""
 
@@ -149,6 +167,7 @@ class RunConfig(_Section):
     reading: ReadingConfig = ReadingConfig()
     codec: CodecConfig = CodecConfig()
     mapper: MapperConfig = MapperConfig()
+    tuning: TuningConfig = TuningConfig()
     baselines: BaselineConfig = BaselineConfig()
     measures: MeasureConfig = MeasureConfig()
 

@@ -25,6 +25,7 @@ from ppcmi_fast.federation.codecs import make_learner
 from ppcmi_fast.federation.config import RunConfig
 from ppcmi_fast.federation.runfolder import RunFolder, load_module, read_json
 from ppcmi_fast.federation.server import Server
+from ppcmi_fast.federation.tuning import encoder_of
 
 VOLUMES = (".nii", ".nii.gz", ".mha", ".mhd", ".nrrd")
 
@@ -74,8 +75,12 @@ class Segmenter:
         ]
         learner = make_learner(self.config, dataset["classes"], self.config.seed)
         load_module(run / "sites" / site / "codec.safetensors", learner)
+        tuned = run / "sites" / site / "encoder_tuned.safetensors"
+        if tuned.is_file():
+            load_module(tuned, encoder_of(learner))
         mapper = make_mapper(self.config, learner, len(sites))
-        load_module(folder.server / "mapper.safetensors", mapper)
+        weights = "mapper_tuned.safetensors" if tuned.is_file() else "mapper.safetensors"
+        load_module(folder.server / weights, mapper)
         server = Server(self.config.federation_id, self.config.epoch, self.config.trust)
         self._channel = Channel(server)
         # The server numbers sites in the order in which they register; adapters depend on that number.

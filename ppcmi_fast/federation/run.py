@@ -5,6 +5,7 @@ from __future__ import annotations
 import resource
 import sys
 import time
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,6 +33,7 @@ from ppcmi_fast.federation.progress import StageProgress
 from ppcmi_fast.federation.runfolder import RunFolder, load_module, save_module, write_json
 from ppcmi_fast.federation.scoring import Scorer, compare_rows, summarise_rows
 from ppcmi_fast.federation.stages import FolderStages, describe
+from ppcmi_fast.federation.tuning import TuningRounds, encoder_of
 from ppcmi_fast.mapper import train_mapper
 from ppcmi_fast.metrics import dice_scores, write_scores
 from ppcmi_fast.training import FitSettings, FitState, half_precision
@@ -135,18 +137,49 @@ class FederatedRun:
         load_module(path, federation.mapper)
         federation.server.mapper = federation.mapper
 
+    def tune(self, federation: Federation) -> None:
+        """Stage 4, where it is asked for: encoders and mapper end to end, through the protected space."""
+        names = [p.site.name for p in federation.participants]
+        encoders = {name: self.folder.site(name) / "encoder_tuned.safetensors" for name in names}
+        path = self.folder.server / "mapper_tuned.safetensors"
+
+        def score(participant: Participant) -> float:
+            found = predict_through_wire(participant.site, federation.channel, participant.val.images)
+            return self.dice(found, participant.val)
+
+        if self.folder.done("tuning") is None:
+            with StageProgress(self.console, "tuning", self.config.tuning.rounds) as progress:
+                state = TuningRounds(
+                    federation.participants,
+                    federation.channel,
+                    self.config,
+                    self.folder.checkpoints / "tuning.safetensors",
+                    score,
+                ).run(progress.update)
+            for participant in federation.participants:
+                save_module(encoders[participant.site.name], encoder_of(participant.learner))
+            save_module(path, federation.mapper)
+            self._finish("tuning", state)
+        for participant in federation.participants:
+            load_module(encoders[participant.site.name], encoder_of(participant.learner))
+        load_module(path, federation.mapper)
+
     def _finish(self, stage: str, state: FitState, **more: Any) -> None:
         self.folder.finish(stage, {**describe(state), **more})
 
     def _budget(self) -> int:
-        """Images that our networks saw: codec batches at all the sites, and the mapper's batches of latents.
+        """Images that our networks saw: codec batches at all the sites, the mapper's batches of latents, and tuning.
 
         With patience the mapper may have stopped early: what counts is what it took.
         """
         codec, mapper = self.config.codec, self.config.mapper
         codec_images = codec.rounds * codec.local_steps * codec.batch * len(self.data)
         steps: int = (self.folder.done("mapper") or {}).get("steps", mapper.steps)
-        return codec_images + steps * mapper.batch
+        return codec_images + steps * mapper.batch + self._tuning_images()
+
+    def _tuning_images(self) -> int:
+        tuning = self.config.tuning
+        return tuning.rounds * tuning.local_steps * tuning.batch * len(self.data)
 
     def train_baselines(self) -> dict[str, Outcome]:
         """Every baseline of the settings, by name, on the images and budget that ours had."""
@@ -171,12 +204,18 @@ class FederatedRun:
         self.train_codecs(federation)
         self.train_mapper(federation)
         tests = self.site_data("test")
-        maps = {
-            "ppcmi": {
-                p.site.name: predict_through_wire(p.site, federation.channel, tests[p.site.name].images)
-                for p in federation.participants
+
+        def answers(some: Federation) -> dict[str, Tensor]:
+            return {
+                p.site.name: predict_through_wire(p.site, some.channel, tests[p.site.name].images)
+                for p in some.participants
             }
-        }
+
+        maps = {"ppcmi": answers(federation)}
+        if self.config.tuning.rounds:
+            one_shot = maps["ppcmi"]
+            self.tune(federation)
+            maps = {"ppcmi": answers(federation), "ppcmi_one_shot": one_shot}
         first = federation.participants[0]
         payload = federation.payload_per_image(tests[first.site.name].images[:1])
         latency = measure_latency(first.site, federation.channel, tests[first.site.name].images)
@@ -190,24 +229,28 @@ class FederatedRun:
                 {p.site.name: p.learner for p in federation.participants},
             )
             exact.server.mapper = federation.mapper
-            maps["ppcmi_float32"] = {
-                p.site.name: predict_through_wire(p.site, exact.channel, tests[p.site.name].images)
-                for p in exact.participants
-            }
+            maps["ppcmi_float32"] = answers(exact)
         outcomes = self.train_baselines()
         maps |= {name: outcome.maps for name, outcome in outcomes.items()}
         facts = {name: _facts_of(outcome) for name, outcome in outcomes.items()}
-        facts |= {name: self._our_facts(federation) for name in maps if name not in outcomes}
+        for name in maps.keys() - outcomes.keys():
+            facts[name] = self._our_facts(federation, tuned=name != "ppcmi_one_shot")
         return self._report(federation, maps, facts, payload, latency)
 
-    def _our_facts(self, federation: Federation) -> dict[str, Any]:
-        codec, mapper = self.folder.done("codec") or {}, self.folder.done("mapper") or {}
+    def _our_facts(self, federation: Federation, *, tuned: bool) -> dict[str, Any]:
+        stages = [
+            self.folder.done(name) or {} for name in ("codec", "mapper", *(["tuning"] if tuned else []))
+        ]
+        uploaded = (self.folder.done("mapper") or {})["upload_seconds"]
         networks = [federation.participants[0].learner.image_codec, federation.mapper]
+        traffic: Counter[str] = Counter()
+        for stage in stages:
+            traffic.update(stage.get("traffic", {}))
         return {
-            "images_seen": self._budget(),
-            "seconds": codec["seconds"] + mapper["seconds"] + mapper["upload_seconds"],
+            "images_seen": self._budget() - (0 if tuned else self._tuning_images()),
+            "seconds": sum(stage.get("seconds", 0.0) for stage in stages) + uploaded,
             "parameters": count_parameters(*networks),
-            "bytes_sent": {**codec["traffic"], **mapper["traffic"]},
+            "bytes_sent": dict(traffic),
         }
 
     def _report(
@@ -268,6 +311,7 @@ class FederatedRun:
                 **payload,
                 "train_upload_total": sum(stages["mapper"]["traffic"].values()),
                 "codec_rounds_total": sum(stages["codec"]["traffic"].values()),
+                "tuning_total": sum(stages.get("tuning", {}).get("traffic", {}).values()),
                 "registration_total": federation.channel.bytes_by_kind.get("register", 0),
             },
             "latency_ms": latency,

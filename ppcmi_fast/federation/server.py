@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Literal, get_args
+from typing import Any, Literal, Protocol, get_args
 
 import torch
 from torch import Tensor
@@ -30,6 +30,16 @@ def check_trust(trust: str) -> None:
         raise ConfigError(
             f"trust: expected one of {', '.join(get_args(Trust))}, got {trust!r}; correct the setting"
         )
+
+
+class Tuning(Protocol):
+    """Takes part in split fine-tuning for the server, see `tuning.MapperTuning`."""
+
+    def keep(self, message: wire.Message) -> None:
+        """Note one site's latents of a step."""
+
+    def answer(self, message: wire.Message) -> bytes:
+        """The gradient at them."""
 
 
 @dataclass
@@ -85,6 +95,7 @@ class Server:
         check_trust(trust)
         self.federation_id, self.epoch, self.trust = federation_id, epoch, trust
         self.mapper: LatentMapper | None = None
+        self.tuning: Tuning | None = None
         self.sites: list[str] = []
         self._registrations: dict[str, Registration] = {}
         self._uploads = {partition: _Uploads() for partition in PARTITIONS}
@@ -102,7 +113,7 @@ class Server:
             data,
             self.federation_id,
             self.epoch,
-            ("register", "upload", "query", "codec_round", "codec_fetch"),
+            ("register", "upload", "query", "tune", "tune_fetch", "codec_round", "codec_fetch"),
         )
         if message.kind == "register":
             self._register(message)
@@ -117,6 +128,16 @@ class Server:
             raise WireError(f"sender: expected a registered site, got {message.sender!r}; register first")
         if message.kind == "upload":
             self._keep_upload(message, registration)
+            return None
+        if message.kind in ("tune", "tune_fetch"):
+            if self.tuning is None:
+                raise WireError(
+                    f"{message.kind}: expected no such message, the server is not tuning; send a query"
+                )
+            if message.kind == "tune_fetch":
+                return self.tuning.answer(message)
+            self._check_latents(message, registration, ("image", "mask"))
+            self.tuning.keep(message)
             return None
         return self._answer(message, registration)
 
@@ -148,6 +169,13 @@ class Server:
             else:
                 result[scale] = ops.switch_dequantize(z, matrices, site, offsets, bits=bits)
         return result
+
+    def from_frame(self, role: str, gradients: Latents, site: Tensor) -> Latents:
+        """Gradients at latents in the server's frame -> at the latents as the sites sent them: A_k^T g."""
+        return {
+            scale: torch.einsum("nij,nihw->njhw", self._switches("up", role, scale)[0][site], g)
+            for scale, g in gradients.items()
+        }
 
     def _switches(self, way: str, role: str, scale: int) -> tuple[Tensor, Tensor | None]:
         """The sites' matrices [K, D, D] and offsets [K, D]; identities in mode "sites"."""

@@ -14,6 +14,7 @@ from ppcmi_fast.errors import ConfigError, WireError
 from ppcmi_fast.federation.server import BITS, Trust, check_trust
 from ppcmi_fast.keys import FederationKey, SiteKey, switch_down, switch_up
 from ppcmi_fast.sealing import seal_weights, unseal_weights
+from ppcmi_fast.training import autocast
 
 Latents = dict[int, Tensor]
 
@@ -67,6 +68,7 @@ class Site:
         self.image_codec, self.mask_codec = image_codec, mask_codec
         self.bits_up, self.bits_down = bits_up, bits_down
         self._federation_key = federation_key
+        self._sent: Latents = {}
         self._params: dict[tuple[str, int], ops.KltParams] = {}
         self._frames: dict[tuple[str, int], ops.KltParams | None] = {}
         folds = folds or {}
@@ -119,6 +121,57 @@ class Site:
     def query(self, images: Tensor) -> bytes:
         """Protected latents of images [N, 1, H, W], to be answered."""
         return self._encode("query", {}, self._protect("image", self._encode_images(images)))
+
+    def tune(self, images: Tensor, masks: Tensor, step: int) -> bytes:
+        """As `upload`, for one step of split fine-tuning; what `descend_from` needs is kept here.
+
+        Args:
+            images: [N, 1, H, W].
+            masks: int64 [N, H, W].
+            step: counts the steps of the tuning, the same at all sites.
+        """
+        with autocast():
+            latents = self.image_codec.encode(images)
+        self._sent = {
+            scale: ops.klt(z.float().contiguous(), self._params["image", scale])
+            for scale, z in latents.items()
+        }
+        tensors = self._protect("image", {scale: z.detach().float() for scale, z in latents.items()})
+        tensors |= self._protect("mask", self._encode_masks(masks))
+        return self._encode("tune", {"step": step}, tensors)
+
+    def fetch_gradient(self, step: int) -> bytes:
+        """Ask the server for the gradient at what `tune` sent."""
+        return self._encode("tune_fetch", {"step": step}, {})
+
+    def descend_from(self, reply: bytes, step: int) -> None:
+        """Carry the server's gradient at the protected latents back into the image codec's parameters.
+
+        The rounding to codes is passed over: a code stands for the latent that it was made from.
+
+        Raises:
+            WireError: damaged, of another step, or not of what was sent.
+        """
+        message = wire.decode(reply, self.federation_id, self.epoch, ("gradient",))
+        gradients, scales = message.role("image"), message.fields.get("scales")
+        wanted = {scale: list(z.shape) for scale, z in self._sent.items()}
+        got = {scale: list(g.shape) for scale, g in gradients.items()}
+        if message.fields.get("step") != step or got != wanted or not isinstance(scales, dict):
+            raise WireError(
+                f"gradient: expected that of step {step} at {wanted}, got step {message.fields.get('step')} at {got};"
+                " fetch it again"
+            )
+        factors: list[Any] = [scales.get(str(scale)) for scale in self._sent]
+        numbers = all(type(factor) in (int, float) for factor in factors)
+        values = (
+            [gradients[s].float() * f for s, f in zip(self._sent, factors, strict=True)] if numbers else []
+        )
+        if not values or not all(bool(value.isfinite().all()) for value in values):
+            raise WireError(
+                "gradient: expected finite numbers, got others; the server's training has diverged"
+            )
+        sent, self._sent = list(self._sent.values()), {}
+        torch.autograd.backward(sent, values)
 
     def open_reply(self, reply: bytes) -> Tensor:
         """The server's answer -> class scores [N, classes, H, W]; argmax is the class map.

@@ -17,6 +17,7 @@ METRICS_SCHEMA = 1
 
 METHOD_TITLES = {
     "ppcmi": "PPCMI (ours)",
+    "ppcmi_one_shot": "PPCMI, before fine-tuning",
     "ppcmi_float32": "PPCMI, not quantized",
     "unet_centralised": "U-Net, all data pooled",
     "unet_local": "U-Net, each site alone",
