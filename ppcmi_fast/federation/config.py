@@ -150,6 +150,7 @@ class RunConfig(_Section):
         folds: positions folded into channels per image scale (1 = none).
         bits_up, bits_down: bits per latent entry on the wire; 32 sends float32.
         threads: torch threads, 0 = all cores.
+        late_sites: sites that take no part in training and join when all is trained, to see what that costs them.
     """
 
     data: Path
@@ -164,6 +165,7 @@ class RunConfig(_Section):
     bits_down: Bits = 4
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     threads: Annotated[int, Field(ge=0)] = 0
+    late_sites: tuple[str, ...] = ()
     reading: ReadingConfig = ReadingConfig()
     codec: CodecConfig = CodecConfig()
     mapper: MapperConfig = MapperConfig()

@@ -66,8 +66,10 @@ class Segmenter:
         if not (run / "config.toml").is_file() or not (run / "metrics.json").is_file():
             raise RunError(f"{run}: expected the folder of a finished run; make one with `ppcmi federate`")
         folder, self.config = RunFolder(run), RunConfig.load(run / "config.toml")
-        dataset = read_json(run / "metrics.json")["dataset"]
-        sites = list(dataset["sites"])
+        metrics = read_json(run / "metrics.json")
+        dataset = metrics["dataset"]
+        late = metrics["late_sites"]["dice"]["site"] if "late_sites" in metrics else {}
+        sites = [*dataset["sites"], *late]
         if site not in sites:
             raise RunError(f"--site: expected one of {', '.join(sites)}, got {site!r}")
         self.class_names = dataset.get("class_names") or [
@@ -79,8 +81,9 @@ class Segmenter:
         if tuned.is_file():
             load_module(tuned, encoder_of(learner))
         mapper = make_mapper(self.config, learner, len(sites))
-        weights = "mapper_tuned.safetensors" if tuned.is_file() else "mapper.safetensors"
-        load_module(folder.server / weights, mapper)
+        # A site that joined late got the tuned encoder within its codec.
+        weights = "mapper_tuned" if self.config.tuning.rounds else "mapper"
+        load_module(folder.server / f"{weights}.safetensors", mapper)
         server = Server(self.config.federation_id, self.config.epoch, self.config.trust)
         self._channel = Channel(server)
         # The server numbers sites in the order in which they register; adapters depend on that number.

@@ -6,7 +6,6 @@ import resource
 import sys
 import time
 from collections import Counter
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,17 +17,15 @@ from ppcmi_fast.baselines import METHODS, Outcome, SiteData, Workbench
 from ppcmi_fast.baselines.base import VALIDATIONS, count_parameters
 from ppcmi_fast.data.arrays import Arrays, load_arrays
 from ppcmi_fast.data.cache import SliceCache
-from ppcmi_fast.data.partition import partition
-from ppcmi_fast.data.phantom import MIN_SIZE, PHANTOM_CLASSES
-from ppcmi_fast.data.readers import ReadOptions, open_dataset
 from ppcmi_fast.data.records import Dataset
 from ppcmi_fast.data.splits import Split, split_by_subject
 from ppcmi_fast.environment import describe_environment
-from ppcmi_fast.errors import ConfigError, DataError
 from ppcmi_fast.federation.build import Federation, build_federation, draw_keys, upload_training_latents
 from ppcmi_fast.federation.codecs import CodecRounds, Participant, share_phantom_codec
 from ppcmi_fast.federation.config import RunConfig
+from ppcmi_fast.federation.dataset import check_dataset, check_phantom, read_dataset
 from ppcmi_fast.federation.evaluate import measure_latency, pick_examples, predict_through_wire
+from ppcmi_fast.federation.late import check_late_sites, late_answers
 from ppcmi_fast.federation.progress import StageProgress
 from ppcmi_fast.federation.runfolder import RunFolder, load_module, save_module, write_json
 from ppcmi_fast.federation.scoring import Scorer, compare_rows, summarise_rows
@@ -52,13 +49,15 @@ class FederatedRun:
         names = sorted({record.site for record in dataset.records})
         cache = None if config.reading.cache is None else SliceCache(config.reading.cache)
         parts = {"train": split.train, "val": split.val, "test": split.test}
-        self.data: dict[str, dict[str, Arrays]] = {
+        everything = {
             name: {
                 part: load_arrays(dataset, config.size, [r for r in rs if r.site == name], cache)
                 for part, rs in parts.items()
             }
             for name in names
         }
+        self.data = {n: arrays for n, arrays in everything.items() if n not in config.late_sites}
+        self.late = {n: arrays for n, arrays in everything.items() if n in config.late_sites}
 
     def site_data(self, part: str) -> dict[str, Arrays]:
         """One part of every site's images."""
@@ -197,7 +196,7 @@ class FederatedRun:
 
     def execute(self) -> dict[str, Any]:
         """Do every stage that is not done, and write metrics.json, scores.csv, history.json and examples.npz."""
-        draw_keys(self.config, self.folder, list(self.data))
+        draw_keys(self.config, self.folder, [*self.data, *self.late])
         federation = build_federation(
             self.config, self.folder, self.site_data("train"), self.site_data("val"), self.dataset.classes
         )
@@ -235,7 +234,17 @@ class FederatedRun:
         facts = {name: _facts_of(outcome) for name, outcome in outcomes.items()}
         for name in maps.keys() - outcomes.keys():
             facts[name] = self._our_facts(federation, tuned=name != "ppcmi_one_shot")
-        return self._report(federation, maps, facts, payload, latency)
+        metrics = self._report(federation, maps, facts, payload, latency)
+        if self.late:
+            metrics["late_sites"] = self._score_late(federation)
+            write_json(self.folder.root / "metrics.json", metrics)
+        return metrics
+
+    def _score_late(self, federation: Federation) -> dict[str, Any]:
+        """Our scores of sites that joined after the training, as `methods` has those of the others."""
+        maps = late_answers(self.config, self.folder, federation, self.late, self.dataset.classes)
+        tests = {name: parts["test"] for name, parts in self.late.items()}
+        return summarise_rows(self._scorer(tests).score(maps), self.config.seed)
 
     def _our_facts(self, federation: Federation, *, tuned: bool) -> dict[str, Any]:
         stages = [
@@ -253,6 +262,10 @@ class FederatedRun:
             "bytes_sent": dict(traffic),
         }
 
+    def _scorer(self, tests: dict[str, Arrays]) -> Scorer:
+        known, tolerance = self.dataset.spacing_known, self.config.measures.nsd_tolerance
+        return Scorer(tests, self.dataset.classes, self.dataset.root, known, tolerance)
+
     def _report(
         self,
         federation: Federation,
@@ -262,13 +275,7 @@ class FederatedRun:
         latency: dict[str, float],
     ) -> dict[str, Any]:
         tests, classes = self.site_data("test"), self.dataset.classes
-        scorer = Scorer(
-            tests,
-            classes,
-            self.dataset.root,
-            self.dataset.spacing_known,
-            self.config.measures.nsd_tolerance,
-        )
+        scorer = self._scorer(tests)
         rows = {method: scorer.score(predictions) for method, predictions in maps.items()}
         methods = {
             method: {**summarise_rows(found, self.config.seed), **facts[method]}
@@ -341,55 +348,6 @@ def _facts_of(outcome: Outcome) -> dict[str, Any]:
     }
 
 
-def read_dataset(config: RunConfig) -> Dataset:
-    """The data set of a run, divided among sites as its settings say."""
-    reading = config.reading
-    options = ReadOptions(reading.drop_empty, reading.max_broken, reading.window, config.classes)
-    dataset = open_dataset(config.data, reading.layout, options)
-    records = partition(
-        dataset.records,
-        reading.partition,
-        sites=reading.sites,
-        concentration=reading.concentration,
-        seed=config.seed,
-    )
-    modality = dataset.modality if reading.modality == "auto" else reading.modality
-    return replace(dataset, records=records, modality=modality)
-
-
-def check_dataset(dataset: Dataset) -> None:
-    """Raise DataError unless the data can form a federation."""
-    sites = {record.site for record in dataset.records}
-    if len(sites) < 2:
-        raise DataError(
-            f"{dataset.root}: expected at least 2 sites in the manifest's column 'site', got {sorted(sites)};"
-            " a federation needs several - split the subjects into sites there, or set reading.partition=iid"
-        )
-    # Keys lie in keys/SITE.key and keys/federation.key, also where file names ignore case.
-    taken = [site for site in sites if site.casefold() == "federation"]
-    if taken:
-        raise DataError(
-            f"{dataset.root}: expected sites by names other than {taken[0]!r}, whose key would be that of all sites;"
-            " rename it in the manifest"
-        )
-
-
-def check_phantom(config: RunConfig, classes: int) -> None:
-    """Raise ConfigError unless the phantoms, where a codec is to be trained on them, fit the data's settings."""
-    kind, found = config.codec.phantom, PHANTOM_CLASSES[config.codec.phantom]
-    if config.codec.sharing != "phantom":
-        return
-    if found > classes:
-        raise ConfigError(
-            f'codec.phantom="{kind}": expected at most the {classes} classes of the data, got {found}; choose another'
-            ' phantom, or codec.sharing="averaged"'
-        )
-    if config.size < MIN_SIZE:
-        raise ConfigError(
-            f'size: expected at least {MIN_SIZE} for codec.sharing="phantom", got {config.size}'
-        )
-
-
 def federate(
     config: RunConfig,
     out: Path,
@@ -420,6 +378,7 @@ def federate(
     check_dataset(dataset)
     config.check_classes(dataset.classes)
     check_phantom(config, dataset.classes)
+    check_late_sites(config, {record.site for record in dataset.records})
     split = split_by_subject(dataset.records, seed=config.seed)
     folder = RunFolder.open(out, config, resume=resume, overwrite=overwrite)
     folder.check_split(split.to_json())
