@@ -2,14 +2,51 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from ppcmi_fast.baselines.base import Outcome, SiteData, Workbench
+from ppcmi_fast.baselines.federated import fedavg, fedbn, fedprox
+from ppcmi_fast.baselines.split import split_learning
 from ppcmi_fast.baselines.unet import local, pooled
 
-__all__ = ["METHODS", "Outcome", "SiteData", "Workbench"]
+__all__ = ["METHODS", "Outcome", "SiteData", "Workbench", "run_method"]
 
 METHODS: dict[str, Callable[[Workbench], Outcome]] = {
     "unet_centralised": pooled,
     "unet_local": local,
+    "fedavg": fedavg,
+    "fedprox": fedprox,
+    "fedbn": fedbn,
+    "split_learning": split_learning,
 }
+TRIAL_SHARE = 10
+
+
+def run_method(name: str, bench: Workbench, rates: Sequence[float] = ()) -> Outcome:
+    """Train one method, after choosing its learning rate where there are several.
+
+    Args:
+        name: one of METHODS.
+        bench: what it is trained with.
+        rates: each is tried for a tenth of the budget; the best validation decides. Without any the workbench's holds.
+    """
+    method = METHODS[name]
+    trials = [
+        replace(
+            method(
+                replace(
+                    bench,
+                    images=bench.images // TRIAL_SHARE,
+                    learning_rate=rate,
+                    suffix=f"@{rate:g}",
+                    rounds=max(1, bench.rounds // TRIAL_SHARE),
+                )
+            ),
+            learning_rate=rate,
+        )
+        for rate in rates
+    ]
+    rate = max(trials, key=lambda trial: trial.validation).learning_rate if trials else bench.learning_rate
+    outcome = method(replace(bench, learning_rate=rate))
+    return replace(outcome, learning_rate=rate, trial_images=sum(trial.images_seen for trial in trials))

@@ -59,6 +59,10 @@ class Workbench:
         learning_rate: peak rate of AdamW.
         seed: fixes networks and draws.
         stages: see `Stages`.
+        rounds: of federated methods.
+        mu: weight of FedProx's proximal term.
+        architecture: of the networks, see `architectures.make_network`.
+        suffix: of the stages' names, for trials beside the real training.
     """
 
     sites: Mapping[str, SiteData]
@@ -68,6 +72,16 @@ class Workbench:
     learning_rate: float
     seed: int
     stages: Stages
+    rounds: int = 40
+    mu: float = 0.01
+    architecture: str = "unet"
+    suffix: str = ""
+
+    def train(
+        self, name: str, module: nn.Module, total: int, fit: Callable[[Path, Progress], FitState]
+    ) -> dict[str, Any]:
+        """`Stages.train` under this workbench's names."""
+        return self.stages.train(name + self.suffix, module, total, fit)
 
     def settings(self, steps: int) -> FitSettings:
         """Of one network trained for so many steps."""
@@ -93,6 +107,9 @@ class Outcome:
         seconds: of training, over all sites.
         parameters: of what one site needs to segment.
         bytes_sent: kind -> bytes between sites and server over the whole training; empty where nothing travels.
+        validation: best validation Dice, by which learning rates are chosen.
+        learning_rate: with which it was trained.
+        trial_images: seen besides, while the learning rate was chosen.
     """
 
     maps: dict[str, Tensor]
@@ -100,6 +117,9 @@ class Outcome:
     seconds: float
     parameters: int
     bytes_sent: dict[str, int] = field(default_factory=dict)
+    validation: float = 0.0
+    learning_rate: float = 0.0
+    trial_images: int = 0
 
 
 def count_parameters(*modules: nn.Module) -> int:

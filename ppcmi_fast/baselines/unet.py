@@ -1,4 +1,4 @@
-"""The U-Nets that the federation is judged against: MONAI's residual U-Net, pooled or per site."""
+"""The networks that the federation is judged against, pooled or per site, and how all baselines train theirs."""
 
 from __future__ import annotations
 
@@ -8,29 +8,12 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from ppcmi_fast.baselines.architectures import make_network
 from ppcmi_fast.baselines.base import Outcome, Progress, SiteData, Workbench, count_parameters
 from ppcmi_fast.data.arrays import Arrays
 from ppcmi_fast.data.augment import augment
-from ppcmi_fast.errors import ConfigError
 from ppcmi_fast.metrics import dice_scores
 from ppcmi_fast.training import Fit, FitSettings, FitState, autocast
-
-CHANNELS = (16, 32, 64, 128, 256)
-
-
-def make_unet(classes: int, seed: int) -> nn.Module:
-    """MONAI's residual U-Net (Kerfoot et al. 2018), 1.6 M parameters, five stages.
-
-    Raises:
-        ConfigError: MONAI is not installed.
-    """
-    try:
-        from monai.networks.nets import UNet
-    except ImportError as error:
-        raise ConfigError('baselines: MONAI is missing; cure: pip install "ppcmi-fast[train]"') from error
-    torch.manual_seed(seed)
-    net: nn.Module = UNet(2, 1, classes, CHANNELS, (2,) * (len(CHANNELS) - 1), num_res_units=2)
-    return net.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
 
 
 def predict(net: nn.Module, images: Tensor, batch: int = 32) -> Tensor:
@@ -52,15 +35,22 @@ def train_unet(
     criterion = make_criterion()
 
     def loss(generator: torch.Generator) -> Tensor:
-        index = torch.randint(len(train.images), (batch,), generator=generator)
-        images, masks = augment(train.images[index], train.masks[index], generator, train.modality)
-        with autocast():
-            logits = net(images.contiguous(memory_format=torch.channels_last))
-        value: Tensor = criterion(logits.float(), masks.unsqueeze(1))
-        return value
+        return batch_loss(net, train, batch, criterion, generator)
 
     fit = Fit(net, loss, settings, checkpoint=checkpoint, validate=validate, progress=progress)
     return fit.run()
+
+
+def batch_loss(
+    net: nn.Module, data: Arrays, batch: int, criterion: nn.Module, generator: torch.Generator
+) -> Tensor:
+    """Loss of one augmented batch drawn from a site's images."""
+    index = torch.randint(len(data.images), (batch,), generator=generator)
+    images, masks = augment(data.images[index], data.masks[index], generator, data.modality)
+    with autocast():
+        logits = net(images.contiguous(memory_format=torch.channels_last))
+    value: Tensor = criterion(logits.float(), masks.unsqueeze(1))
+    return value
 
 
 def make_criterion() -> nn.Module:
@@ -73,7 +63,7 @@ def make_criterion() -> nn.Module:
 
 def pooled(bench: Workbench) -> Outcome:
     """One U-Net on the images of all sites in one place: what no federation can have."""
-    net = make_unet(bench.classes, bench.seed)
+    net = make_network(bench.architecture, bench.classes, bench.seed)
     steps = max(1, bench.images // bench.batch)
     train = Arrays.concatenate([data.train for data in bench.sites.values()])
 
@@ -83,18 +73,19 @@ def pooled(bench: Workbench) -> Outcome:
     def fit(checkpoint: Path, progress: Progress) -> FitState:
         return train_unet(net, train, validate, bench.settings(steps), bench.batch, checkpoint, progress)
 
-    facts = bench.stages.train("unet_centralised", net, steps, fit)
+    facts = bench.train("unet_centralised", net, steps, fit)
     maps = {name: predict(net, data.test.images) for name, data in bench.sites.items()}
-    return Outcome(maps, facts["steps"] * bench.batch, facts["seconds"], count_parameters(net))
+    seen = facts["steps"] * bench.batch
+    return Outcome(maps, seen, facts["seconds"], count_parameters(net), validation=facts["best"])
 
 
 def local(bench: Workbench) -> Outcome:
     """A U-Net a site on its own images: what each has without a federation."""
     maps: dict[str, Tensor] = {}
-    seen, seconds, parameters = 0, 0.0, 0
+    seen, seconds, parameters, best = 0, 0.0, 0, 0.0
     steps = max(1, bench.images // len(bench.sites) // bench.batch)
     for name, data in bench.sites.items():
-        net = make_unet(bench.classes, bench.seed)
+        net = make_network(bench.architecture, bench.classes, bench.seed)
 
         def validate(net: nn.Module = net, data: SiteData = data) -> float:
             return float(dice_scores(predict(net, data.val.images), data.val.masks, bench.classes).mean())
@@ -109,8 +100,8 @@ def local(bench: Workbench) -> Outcome:
             settings = bench.settings(steps)
             return train_unet(net, data.train, validate, settings, bench.batch, checkpoint, progress)
 
-        facts = bench.stages.train(f"unet_local.{name}", net, steps, fit)
+        facts = bench.train(f"unet_local.{name}", net, steps, fit)
         maps[name] = predict(net, data.test.images)
         seen, seconds = seen + facts["steps"] * bench.batch, seconds + facts["seconds"]
-        parameters = count_parameters(net)
-    return Outcome(maps, seen, seconds, parameters)
+        parameters, best = count_parameters(net), best + facts["best"] / len(bench.sites)
+    return Outcome(maps, seen, seconds, parameters, validation=best)

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from ppcmi_fast.baselines.unet import make_unet
+from ppcmi_fast.baselines.architectures import make_network
 from ppcmi_fast.data import cache as slice_cache
 from ppcmi_fast.data.arrays import Arrays, load_arrays
 from ppcmi_fast.data.augment import augment
@@ -47,7 +47,7 @@ def _reading(dataset: Dataset, size: int, folder: Path) -> dict[str, float]:
 
 def _training(data: Arrays, classes: int) -> dict[str, float]:
     """Images a second through augmentation, and through a step of the baseline U-Net."""
-    net = make_unet(classes, 0)
+    net = make_network("unet", classes, 0)
     optimizer = torch.optim.AdamW(net.parameters(), lr=1e-3)
     generator = torch.Generator().manual_seed(0)
     index = torch.randint(len(data.images), (BATCH,), generator=generator)

@@ -83,12 +83,39 @@ class TuningConfig(_Section):
 
 
 class BaselineConfig(_Section):
-    """The U-Nets beside it; `images` 0 gives the pooled one as many images as codec and mapper saw together."""
+    """The methods beside it; see docs/baselines.md.
 
-    methods: tuple[Literal["unet_centralised", "unet_local"], ...] = ("unet_centralised", "unet_local")
+    Attributes:
+        methods: their names.
+        architecture: of their networks; fedbn and split_learning are of "unet" only.
+        batch: images a step.
+        learning_rate: peak rate of AdamW.
+        learning_rates: to be tried first, each for a tenth of the budget; empty takes `learning_rate`.
+        rounds: of federated methods.
+        mu: weight of FedProx's proximal term.
+        images: that each method sees; 0 gives it as many as codec and mapper saw together.
+    """
+
+    methods: tuple[
+        Literal["unet_centralised", "unet_local", "fedavg", "fedprox", "fedbn", "split_learning"], ...
+    ] = ("unet_centralised", "unet_local")
+    architecture: Literal["unet", "attention_unet", "segresnet", "dynunet"] = "unet"
     batch: Positive = 16
     learning_rate: Annotated[float, Field(gt=0)] = 2e-3
+    learning_rates: tuple[Annotated[float, Field(gt=0)], ...] = ()
+    rounds: Positive = 40
+    mu: Annotated[float, Field(ge=0)] = 0.01
     images: Annotated[int, Field(ge=0)] = 0
+
+    @model_validator(mode="after")
+    def _cuttable(self) -> BaselineConfig:
+        only_unet = {"fedbn", "split_learning"} & set(self.methods)
+        if self.architecture != "unet" and only_unet:
+            raise ValueError(
+                f'architecture: expected "unet" for {", ".join(sorted(only_unet))}, got "{self.architecture}"; leave'
+                " them out"
+            )
+        return self
 
 
 class ReadingConfig(_Section):

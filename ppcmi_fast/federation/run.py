@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ppcmi_fast.baselines import METHODS, Outcome, SiteData, Workbench
+from ppcmi_fast.baselines import Outcome, SiteData, Workbench, run_method
 from ppcmi_fast.baselines.base import VALIDATIONS, count_parameters
 from ppcmi_fast.data.arrays import Arrays, load_arrays
 from ppcmi_fast.data.cache import SliceCache
@@ -191,8 +191,11 @@ class FederatedRun:
             settings.learning_rate,
             self.config.seed,
             FolderStages(self.folder, self.console),
+            settings.rounds,
+            settings.mu,
+            settings.architecture,
         )
-        return {name: METHODS[name](bench) for name in settings.methods}
+        return {name: run_method(name, bench, settings.learning_rates) for name in settings.methods}
 
     def execute(self) -> dict[str, Any]:
         """Do every stage that is not done, and write metrics.json, scores.csv, history.json and examples.npz."""
@@ -345,6 +348,8 @@ def _facts_of(outcome: Outcome) -> dict[str, Any]:
         "seconds": outcome.seconds,
         "parameters": outcome.parameters,
         "bytes_sent": outcome.bytes_sent,
+        "learning_rate": outcome.learning_rate,
+        "trial_images": outcome.trial_images,
     }
 
 

@@ -21,6 +21,10 @@ METHOD_TITLES = {
     "ppcmi_float32": "PPCMI, not quantized",
     "unet_centralised": "U-Net, all data pooled",
     "unet_local": "U-Net, each site alone",
+    "fedavg": "FedAvg of the U-Net",
+    "fedprox": "FedProx of the U-Net",
+    "fedbn": "FedBN of the U-Net",
+    "split_learning": "Split learning of the U-Net",
 }
 _ORDER = tuple(METHOD_TITLES)
 

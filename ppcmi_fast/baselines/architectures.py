@@ -1,0 +1,62 @@
+"""The segmentation networks of the baselines, all MONAI's."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from ppcmi_fast.errors import ConfigError
+
+ARCHITECTURES = ("unet", "attention_unet", "segresnet", "dynunet")
+CHANNELS = (16, 32, 64, 128, 256)
+STRIDES = (2, 2, 2, 2)
+
+
+def _networks() -> Any:
+    try:
+        from monai.networks import nets
+    except ImportError as error:
+        raise ConfigError('baselines: MONAI is missing; cure: pip install "ppcmi-fast[train]"') from error
+    return nets
+
+
+def make_network(architecture: str, classes: int, seed: int, norm: str = "INSTANCE") -> nn.Module:
+    """A network [N, 1, H, W] -> logits [N, classes, H, W], of 1.2 to 2 million parameters.
+
+    Args:
+        architecture: "unet" (residual units, Kerfoot et al. 2018), "attention_unet" (Oktay et al. 2018), "segresnet"
+            (Myronenko 2018, without its autoencoder) or "dynunet" (nnU-Net's, Isensee et al. 2021, without deep
+            supervision).
+        classes: with the background.
+        seed: fixes the first weights.
+        norm: of "unet"; "BATCH" for what keeps its norms at the sites: MONAI's instance norm has nothing to keep.
+
+    Raises:
+        ConfigError: MONAI is not installed.
+        ValueError: an unknown architecture.
+    """
+    nets = _networks()
+    torch.manual_seed(seed)
+    if architecture == "unet":
+        net = nets.UNet(2, 1, classes, CHANNELS, STRIDES, num_res_units=2, norm=norm)
+    elif architecture == "attention_unet":
+        net = nets.AttentionUnet(2, 1, classes, CHANNELS, STRIDES)
+    elif architecture == "segresnet":
+        net = nets.SegResNet(
+            2,
+            16,
+            1,
+            classes,
+            blocks_down=(1, 2, 2, 3),
+            blocks_up=(1, 1, 1),
+            norm=("GROUP", {"num_groups": 8}),
+        )
+    elif architecture == "dynunet":
+        net = nets.DynUNet(
+            2, 1, classes, [3] * 5, [1, *STRIDES], list(STRIDES), filters=(16, 32, 64, 128, 160)
+        )
+    else:
+        raise ValueError(f"architecture: expected one of {', '.join(ARCHITECTURES)}, got {architecture!r}")
+    return net.to(memory_format=torch.channels_last)  # type: ignore[no-any-return]
