@@ -75,6 +75,12 @@ smoke: setup
 	  --set mapper.steps=4 --set mapper.views=1 --set baselines.images=64
 	test -s build/smoke/run/metrics.json && test -s build/smoke/run/report.html
 
+# Every experiment end to end on phantoms, with next to no training.
+experiments-smoke: setup
+	rm -rf build/experiments
+	for plan in experiments/*.toml; do \
+	  $(TEST_ENV) $(BIN)/ppcmi experiment run $$plan --smoke --out build/experiments || exit 1; done
+
 bench: setup
 	$(BIN)/ppcmi bench klt $(BENCH_ARGS)
 

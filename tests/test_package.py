@@ -29,7 +29,7 @@ IMPORT_SECONDS = 0.3
 # From the top down (docs/architecture.md): a module imports from its own layer or from one below it.
 LAYERS = (
     {"cli"},
-    {"federation", "serve", "report", "privacy", "baselines", "benchmark"},
+    {"federation", "serve", "report", "privacy", "baselines", "benchmark", "experiments"},
     {"mapper", "codec", "data", "labels", "metrics", "training"},
     {"klt", "keys", "key_schedule", "sealing", "wire"},
     {"ops"},

@@ -13,7 +13,7 @@ import typer
 from rich.console import Console
 
 from ppcmi_fast import __version__
-from ppcmi_fast.cli import bench, data
+from ppcmi_fast.cli import bench, data, experiment
 from ppcmi_fast.cli.errors import Group, resumable
 from ppcmi_fast.errors import ConfigError, DataError, RunError
 
@@ -28,6 +28,7 @@ app = typer.Typer(
 )
 app.add_typer(bench.app, name="bench")
 app.add_typer(data.app, name="data")
+app.add_typer(experiment.app, name="experiment")
 
 
 class Modality(str, Enum):

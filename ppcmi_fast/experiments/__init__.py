@@ -1,0 +1,1 @@
+"""Experiments as files: runs planned in TOML, made once, resumed, and tabled."""

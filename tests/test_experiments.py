@@ -1,0 +1,311 @@
+"""Experiments: plans are checked, nothing runs twice, tables say what scores say, pages come from JSON alone."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy.stats import wilcoxon
+from typer.testing import CliRunner
+
+from ppcmi_fast.cli.app import app
+from ppcmi_fast.errors import ConfigError, RunError
+from ppcmi_fast.experiments import runner, tables
+from ppcmi_fast.experiments.figures import draw
+from ppcmi_fast.experiments.plan import Plan, data_folder, load_plan, planned_runs
+from ppcmi_fast.experiments.runner import run_experiment
+from ppcmi_fast.metrics import MEASURES, ImageScores, ScoreRow, summarise, write_scores
+
+ROOT = Path(__file__).resolve().parents[1]
+TINY = {
+    "size": 32,
+    "threads": 1,
+    "codec.rounds": 1,
+    "codec.local_steps": 1,
+    "mapper.steps": 2,
+    "mapper.views": 1,
+    "baselines.methods": [],
+}
+
+
+def plan(**changes: Any) -> Plan:
+    values: dict[str, Any] = {
+        "title": "A title",
+        "question": "A question?",
+        "data": "phantom:cardiac",
+        "phantom": {"subjects": 3, "sites": 2, "slices": 1, "size": 32},
+        "settings": TINY,
+        "variants": [{"name": "one"}],
+    }
+    return Plan.model_validate(values | changes)
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "experiments").glob("*.toml")), ids=lambda p: p.stem)
+def test_every_experiment_file_is_planned(path: Path, tmp_path: Path) -> None:
+    found = load_plan(path)
+    runs = planned_runs(found, tmp_path)
+    assert len(runs) == len(found.variants) * len(found.seeds)
+    tiny = planned_runs(found, tmp_path, smoke=True)
+    assert len(tiny) == len(found.variants) and all(run.config.size == 32 for run in tiny)
+    # Work that counts is of a size that a smoke run does not have.
+    assert all(run.config.codec.rounds > 2 for run in runs)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("title = 1", "question: Field required"),
+        ("title = ", "expected TOML"),
+        (
+            'title = "t"\nquestion = "q"\ndata = "d"\nseeds = []\n[[variants]]\nname = "a"',
+            "seeds: Tuple should have at least 1",
+        ),
+        (
+            'title = "t"\nquestion = "q"\ndata = "d"\n[[variants]]\nname = "a"\n[[variants]]\nname = "a"',
+            "each once, got 'a'",
+        ),
+        ('title = "t"\nquestion = "q"\ndata = "d"\n[[variants]]\nname = "A b"', "expected names of a-z"),
+        (
+            'title = "t"\nquestion = "q"\ndata = "d"\n[[variants]]\nname = "a"\nnetworks_from = "b"',
+            "expected a variant before it, got 'b'",
+        ),
+        ('title = "t"\nquestion = "q"\ndata = "d"\nodd = 1\n[[variants]]\nname = "a"', "odd: Extra inputs"),
+    ],
+)
+def test_bad_files_are_named(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "p.toml").write_text(text)
+    with pytest.raises(ConfigError, match=message):
+        load_plan(tmp_path / "p.toml")
+    with pytest.raises(ConfigError, match="expected an experiment file, found none"):
+        load_plan(tmp_path / "none.toml")
+
+
+def test_bad_settings_data_and_networks_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ConfigError, match="codec.round"):
+        planned_runs(plan(settings={"codec.round": 3}), tmp_path)
+    with pytest.raises(ConfigError, match="got others of seed, size|got others of size"):
+        planned_runs(
+            plan(variants=[{"name": "a"}, {"name": "b", "settings": {"size": 64}, "networks_from": "a"}]),
+            tmp_path,
+        )
+    monkeypatch.delenv("PPCMI_DATA", raising=False)
+    with pytest.raises(ConfigError, match=r"data: expected a data set's folder, \$PPCMI_DATA/x is none here"):
+        data_folder(plan(data="$PPCMI_DATA/x"), tmp_path, smoke=False)
+    monkeypatch.setenv("PPCMI_DATA", str(tmp_path))
+    (tmp_path / "x").mkdir()
+    assert data_folder(plan(data="$PPCMI_DATA/x"), tmp_path, smoke=False) == (tmp_path / "x").resolve()
+    with pytest.raises(ConfigError, match="expected phantom: and one of cardiac"):
+        data_folder(plan(data="phantom:brain"), tmp_path, smoke=False)
+    with pytest.raises(RunError, match="--only: expected one of one, got 'two'"):
+        run_experiment(plan(), tmp_path / "out", only="two", tell=lambda _: None)
+
+
+def finished(folder: Path, config: Any) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.toml").write_text(config.to_toml())
+    (folder / "metrics.json").write_text("{}")
+
+
+def test_nothing_runs_twice_and_what_was_begun_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[tuple[str, bool]] = []
+
+    def fake(config: Any, out: Path, *, resume: bool, console: Any) -> None:
+        calls.append((out.relative_to(tmp_path / "out").as_posix(), resume))
+        if len(calls) == 2:
+            out.mkdir(parents=True)
+            (out / "config.toml").write_text(config.to_toml())
+            raise KeyboardInterrupt
+        finished(out, config)
+
+    monkeypatch.setattr(runner, "federate", fake)
+    both = plan(variants=[{"name": "one"}, {"name": "two"}], seeds=[0, 1])
+    with pytest.raises(KeyboardInterrupt):
+        run_experiment(both, tmp_path / "out", tell=lambda _: None)
+    lines: list[str] = []
+    assert run_experiment(both, tmp_path / "out", tell=lines.append)
+    assert lines[0] == "4 runs, 3 to do"
+    assert calls == [
+        ("one/seed-0", False),
+        ("one/seed-1", False),
+        ("one/seed-1", True),
+        ("two/seed-0", False),
+        ("two/seed-1", False),
+    ]
+    assert run_experiment(both, tmp_path / "out", tell=lines.append) and len(calls) == 5
+    changed = plan(variants=[{"name": "one", "settings": {"size": 64}}])
+    with pytest.raises(RunError, match="holds a finished run of other settings"):
+        run_experiment(changed, tmp_path / "out", tell=lambda _: None)
+
+
+def test_time_that_is_up_ends_with_what_is_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def slow(config: Any, out: Path, *, resume: bool, console: Any) -> None:
+        os.kill(os.getpid(), signal.SIGINT)  # as the deadline does
+        raise AssertionError("the signal was lost")
+
+    monkeypatch.setattr(runner, "federate", slow)
+    monkeypatch.setattr(runner._Deadline, "passed", property(lambda self: bool(self)))
+    lines: list[str] = []
+    assert not run_experiment(plan(), tmp_path / "out", max_minutes=10, tell=lines.append)
+    assert "time is up" in lines[-1]
+
+
+def test_networks_are_taken_over_and_only_evaluated(tmp_path: Path) -> None:
+    bits = plan(
+        variants=[
+            {"name": "exact", "settings": {"bits_up": 32, "bits_down": 32}},
+            {"name": "few", "settings": {"bits_up": 2, "bits_down": 2}, "networks_from": "exact"},
+        ]
+    )
+    out = tmp_path / "out"
+    assert run_experiment(bits, out, tell=lambda _: None)
+    exact, few = (
+        json.loads((out / name / "seed-0" / "metrics.json").read_text()) for name in ("exact", "few")
+    )
+    # The same networks: without quantization they answer the same.
+    assert few["methods"]["ppcmi_float32"]["dice"] == exact["methods"]["ppcmi"]["dice"]
+    assert few["payload_bytes"]["up"] < exact["payload_bytes"]["up"] / 8
+    assert few["seconds"]["codec"] == exact["seconds"]["codec"]
+    (out / "exact" / "seed-0" / "metrics.json").unlink()
+    with pytest.raises(RunError, match="run its variant first"):
+        runner.take_networks(out / "exact" / "seed-0", tmp_path / "x", planned_runs(bits, tmp_path)[1].config)
+
+
+def made_up(shift: float, subjects: int, seed: int) -> list[ScoreRow]:
+    rng = np.random.default_rng(seed)
+    rows = []
+    for site in ("a", "b"):
+        for subject in range(subjects):
+            for image in range(2):
+                dice = float(np.clip(0.8 + shift + 0.05 * rng.normal(), 0, 1))
+                values = {measure: [1.0] for measure in MEASURES} | {"dice": [dice]}
+                rows.append(ScoreRow(site, f"s{subject}", f"{image}.png", "", ImageScores(**values)))
+    return rows
+
+
+def write_run(
+    folder: Path, seed: int, shifts: dict[str, float], subjects: int = 6
+) -> dict[str, list[ScoreRow]]:
+    folder.mkdir(parents=True)
+    rows = {
+        name: made_up(shift, subjects, 10 * seed + n % 2) for n, (name, shift) in enumerate(shifts.items())
+    }
+    write_scores(folder / "scores.csv", rows)
+    methods = {
+        name: summarise([r.scores for r in found], [r.site for r in found])
+        | {"images_seen": 10 + seed, "seconds": 60.0, "bytes_sent": {"x": 2000}, "parameters": 5}
+        for name, found in rows.items()
+    }
+    metrics = {
+        "methods": methods,
+        "payload_bytes": {"up": 100, "down": 20 + seed, "train_upload_total": 1},
+        "latency_ms": {"total": 1.0},
+        "config": {"bits_up": 4, "reading": {"sites": 2}},
+        "dataset": {"name": "d", "size": 32, "classes": 2, "sites": {"a": {}, "b": {}}, "spacing_unit": "px"},
+        "environment": {"cpu": "x", "cores": 2, "torch_threads": 1},
+    }
+    (folder / "metrics.json").write_text(json.dumps(metrics))
+    return rows
+
+
+def test_tables_recompute_from_the_scores(tmp_path: Path) -> None:
+    shifts = {"ppcmi": 0.0, "unet_centralised": 0.08, "unet_local": -0.2}
+    rows = {seed: write_run(tmp_path / "one" / f"seed-{seed}", seed, shifts) for seed in (0, 1)}
+    found = tables.collect("name", plan(seeds=[0, 1]), tmp_path)["variants"]["one"]
+    cells = [
+        np.mean([r.scores.dice[0] for r in rows[seed]["ppcmi"] if r.site == site])
+        for seed in (0, 1)
+        for site in ("a", "b")
+    ]
+    ours = found["methods"]["ppcmi"]
+    assert ours["dice"]["mean"] == pytest.approx(np.mean(cells))
+    assert ours["dice"]["ci95"][0] < ours["dice"]["mean"] < ours["dice"]["ci95"][1]
+    assert ours["images_seen"] == 10.5 and ours["bytes_sent"] == 2000 and found["best"] == "unet_centralised"
+    means = {
+        name: [
+            np.mean([r.scores.dice[0] for r in rows[seed][name] if (r.site, r.subject) == (site, f"s{n}")])
+            for seed in (0, 1)
+            for site in ("a", "b")
+            for n in range(6)
+        ]
+        for name in shifts
+    }
+    p = {
+        name: wilcoxon(np.array(means["unet_centralised"]) - np.array(means[name])).pvalue
+        for name in ("ppcmi", "unet_local")
+    }
+    tests = {row["b"]: row for row in found["tests"]}
+    assert {name: tests[name]["p"] for name in p} == pytest.approx(p)
+    assert tests["ppcmi"]["subjects"] == 24 and found["tied"] == []
+
+
+def test_methods_that_cannot_be_told_apart_are_tied(tmp_path: Path) -> None:
+    write_run(tmp_path / "one" / "seed-0", 0, {"ppcmi": 0.0, "unet_centralised": 0.001, "unet_local": -0.2})
+    result = tables.collect("name", plan(), tmp_path)
+    found = result["variants"]["one"]
+    assert {found["best"], *found["tied"]} == {"ppcmi", "unet_centralised"}
+    text = tables.page([result])
+    assert text.count("| **0.") == 2 and "`ppcmi experiment run name`" in text and "1 seed;" in text
+
+
+def test_the_page_and_figures_come_from_json_alone(tmp_path: Path) -> None:
+    two = plan(
+        variants=[{"name": "one"}, {"name": "two"}, {"name": "three"}],
+        figure={"x": "payload", "label": "bytes", "methods": ["ppcmi"]},
+    )
+    for name in ("one", "two"):
+        write_run(tmp_path / name / "seed-0", 0, {"ppcmi": 0.0, "unet_local": -0.1})
+    result = json.loads(json.dumps(tables.collect("name", two, tmp_path)))
+    assert result["missing"] == ["three"]
+    (tmp_path / "kept").mkdir()
+    (tmp_path / "kept" / "name.json").write_text(json.dumps(result))
+    tables.write_page(tmp_path / "kept", tmp_path / "page.md")
+    text = (tmp_path / "page.md").read_text()
+    assert (
+        text == tables.page([result])
+        and "Not yet measured: three." in text
+        and "| two | PPCMI (ours) |" in text
+    )
+    late = copy.deepcopy(result)
+    late["variants"]["one"]["late_sites"] = {"c": 0.5}
+    assert "Joined late in `one`: c 0.500" in tables.page([late])
+    draw(result, tmp_path / "figure.png")
+    assert (tmp_path / "figure.png").stat().st_size > 5000
+    sites = copy.deepcopy(result)
+    sites["figure"]["x"] = "reading.sites"
+    draw(sites, tmp_path / "sites.png")
+    with pytest.raises(RunError, match="expected finished runs, found none; ppcmi experiment run"):
+        tables.collect("name", two, tmp_path / "nothing")
+
+
+def test_the_committed_page_is_what_the_figures_say() -> None:
+    kept = sorted((ROOT / "docs" / "results" / "experiments").glob("*.json"))
+    results = [json.loads(path.read_text()) for path in kept]
+    assert (ROOT / "docs" / "experiments_results.md").read_text() == tables.page(results)
+
+
+def test_the_command_runs_lists_and_tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    call = CliRunner().invoke
+    assert call(app, ["experiment", "list"]).exit_code != 0
+    (tmp_path / "experiments").mkdir()
+    settings = "\n".join(f'"{k}" = {json.dumps(v)}' for k, v in TINY.items())
+    (tmp_path / "experiments" / "small.toml").write_text(
+        'title = "T"\nquestion = "Q?"\ndata = "phantom:cardiac"\n'
+        "phantom = { subjects = 3, sites = 2, slices = 1, size = 32 }\n"
+        f'[settings]\n{settings}\n[[variants]]\nname = "one"\n'
+    )
+    assert "small: Q? (1 runs on phantom:cardiac)" in call(app, ["experiment", "list"]).output
+    result = call(app, ["experiment", "run", "small", "--out", "runs"])
+    assert result.exit_code == 0 and "done: runs/small" in result.output
+    assert "1 runs, 0 to do" in call(app, ["experiment", "run", "small", "--out", "runs"]).output
+    result = call(app, ["experiment", "table", "small", "--out", "runs", "--docs", "docs"])
+    assert result.exit_code == 0, result.output
+    assert "## T" in (tmp_path / "docs" / "experiments_results.md").read_text()
