@@ -35,6 +35,7 @@ class FitSettings:
         validate_every: steps between two validations.
         patience: validations without a new best before training stops; 0 never stops early.
         seed: fixes the random numbers of every step.
+        constant: keep the peak rate throughout, without warm-up or decay.
     """
 
     steps: int
@@ -43,6 +44,7 @@ class FitSettings:
     validate_every: int = 100
     patience: int = 0
     seed: int = 0
+    constant: bool = False
 
 
 @dataclass
@@ -120,7 +122,8 @@ def check_finite(loss: Tensor, step: int) -> None:
 def descend(module: nn.Module, optimizer: torch.optim.Optimizer, settings: FitSettings, step: int) -> None:
     """One step along the gradients that are there, clipped to norm 1, at the scheduled rate."""
     for group in optimizer.param_groups:
-        group["lr"] = settings.learning_rate * learning_rate_factor(step, settings.steps)
+        factor = 1.0 if settings.constant else learning_rate_factor(step, settings.steps)
+        group["lr"] = settings.learning_rate * factor
     nn.utils.clip_grad_norm_(module.parameters(), 1.0)
     optimizer.step()
 

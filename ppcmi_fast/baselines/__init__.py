@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from ppcmi_fast.baselines.base import Outcome, SiteData, Workbench
 from ppcmi_fast.baselines.federated import fedavg, fedbn, fedprox
+from ppcmi_fast.baselines.published import PROFILES, method
 from ppcmi_fast.baselines.split import split_learning
 from ppcmi_fast.baselines.unet import local, pooled
 
@@ -19,6 +20,7 @@ METHODS: dict[str, Callable[[Workbench], Outcome]] = {
     "fedprox": fedprox,
     "fedbn": fedbn,
     "split_learning": split_learning,
+    **{name: method(name) for name in PROFILES},
 }
 TRIAL_SHARE = 10
 
@@ -31,10 +33,12 @@ def run_method(name: str, bench: Workbench, rates: Sequence[float] = ()) -> Outc
         bench: what it is trained with.
         rates: each is tried for a tenth of the budget; the best validation decides. Without any the workbench's holds.
     """
-    method = METHODS[name]
+    train = METHODS[name]
+    # The published profile has its own rate.
+    rates = () if name in PROFILES else rates
     trials = [
         replace(
-            method(
+            train(
                 replace(
                     bench,
                     images=bench.images // TRIAL_SHARE,
@@ -48,5 +52,6 @@ def run_method(name: str, bench: Workbench, rates: Sequence[float] = ()) -> Outc
         for rate in rates
     ]
     rate = max(trials, key=lambda trial: trial.validation).learning_rate if trials else bench.learning_rate
-    outcome = method(replace(bench, learning_rate=rate))
+    outcome = train(replace(bench, learning_rate=rate))
+    rate = outcome.learning_rate or rate
     return replace(outcome, learning_rate=rate, trial_images=sum(trial.images_seen for trial in trials))

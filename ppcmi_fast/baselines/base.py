@@ -62,6 +62,7 @@ class Workbench:
         rounds: of federated methods.
         mu: weight of FedProx's proximal term.
         architecture: of the networks, see `architectures.make_network`.
+        published_width: fraction of the published profile's channels.
         suffix: of the stages' names, for trials beside the real training.
     """
 
@@ -75,6 +76,7 @@ class Workbench:
     rounds: int = 40
     mu: float = 0.01
     architecture: str = "unet"
+    published_width: float = 0.25
     suffix: str = ""
 
     def train(

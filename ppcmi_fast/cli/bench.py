@@ -126,3 +126,24 @@ def reading(
     if out is not None:
         out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
         typer.echo(f"wrote {out}")
+
+
+@app.command()
+def published(
+    size: Annotated[int, typer.Option(min=32, help="Edge of the image in pixels.")] = 256,
+    threads: Annotated[int, typer.Option(min=1)] = 2,
+    out: Annotated[Path | None, typer.Option("--json", help="Also write the figures to this file.")] = None,
+) -> None:
+    """What the published networks cost on this machine at their whole width: parameters, bytes and milliseconds."""
+    import torch
+
+    from ppcmi_fast.baselines.published import measure_published
+    from ppcmi_fast.environment import describe_environment
+
+    torch.set_num_threads(threads)
+    found = measure_published(size)
+    command = f"ppcmi bench published --size {size} --threads {threads}"
+    result = {"command": command, "environment": describe_environment(threads=threads), **found}
+    typer.echo(json.dumps(found, indent=1))
+    if out is not None:
+        out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")

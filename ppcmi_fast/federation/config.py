@@ -21,6 +21,19 @@ else:
 
 Bits = Literal[2, 4, 8, 32]
 Positive = Annotated[int, Field(ge=1)]
+Method = Literal[
+    "unet_centralised",
+    "unet_local",
+    "fedavg",
+    "fedprox",
+    "fedbn",
+    "split_learning",
+    "published",
+    "privacy_sf",
+    "published_no_klt",
+    "published_no_pyramid",
+    "published_no_skips",
+]
 
 
 class _Section(BaseModel):
@@ -93,18 +106,18 @@ class BaselineConfig(_Section):
         learning_rates: to be tried first, each for a tenth of the budget; empty takes `learning_rate`.
         rounds: of federated methods.
         mu: weight of FedProx's proximal term.
+        published_width: fraction of the published networks' channels; their whole width is for a GPU.
         images: that each method sees; 0 gives it as many as codec and mapper saw together.
     """
 
-    methods: tuple[
-        Literal["unet_centralised", "unet_local", "fedavg", "fedprox", "fedbn", "split_learning"], ...
-    ] = ("unet_centralised", "unet_local")
+    methods: tuple[Method, ...] = ("unet_centralised", "unet_local")
     architecture: Literal["unet", "attention_unet", "segresnet", "dynunet"] = "unet"
     batch: Positive = 16
     learning_rate: Annotated[float, Field(gt=0)] = 2e-3
     learning_rates: tuple[Annotated[float, Field(gt=0)], ...] = ()
     rounds: Positive = 40
     mu: Annotated[float, Field(ge=0)] = 0.01
+    published_width: Annotated[float, Field(gt=0, le=1)] = 0.25
     images: Annotated[int, Field(ge=0)] = 0
 
     @model_validator(mode="after")

@@ -194,6 +194,7 @@ class FederatedRun:
             settings.rounds,
             settings.mu,
             settings.architecture,
+            settings.published_width,
         )
         return {name: run_method(name, bench, settings.learning_rates) for name in settings.methods}
 

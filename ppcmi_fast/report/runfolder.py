@@ -25,6 +25,11 @@ METHOD_TITLES = {
     "fedprox": "FedProx of the U-Net",
     "fedbn": "FedBN of the U-Net",
     "split_learning": "Split learning of the U-Net",
+    "published": "PPCMI-SF as published",
+    "privacy_sf": "Privacy-SF, its predecessor",
+    "published_no_klt": "PPCMI-SF without its transform",
+    "published_no_pyramid": "PPCMI-SF without pyramid pooling",
+    "published_no_skips": "PPCMI-SF without skips",
 }
 _ORDER = tuple(METHOD_TITLES)
 
