@@ -73,7 +73,7 @@ def test_every_experiment_file_is_planned(path: Path, tmp_path: Path) -> None:
         ('title = "t"\nquestion = "q"\ndata = "d"\n[[variants]]\nname = "A b"', "expected names of a-z"),
         (
             'title = "t"\nquestion = "q"\ndata = "d"\n[[variants]]\nname = "a"\nnetworks_from = "b"',
-            "expected a variant before it, got 'b'",
+            "expected variants before it, got 'b'",
         ),
         ('title = "t"\nquestion = "q"\ndata = "d"\nodd = 1\n[[variants]]\nname = "a"', "odd: Extra inputs"),
     ],
@@ -175,7 +175,51 @@ def test_networks_are_taken_over_and_only_evaluated(tmp_path: Path) -> None:
     assert few["seconds"]["codec"] == exact["seconds"]["codec"]
     (out / "exact" / "seed-0" / "metrics.json").unlink()
     with pytest.raises(RunError, match="run its variant first"):
-        runner.take_networks(out / "exact" / "seed-0", tmp_path / "x", planned_runs(bits, tmp_path)[1].config)
+        runner.take_networks(
+            [out / "exact" / "seed-0"], tmp_path / "x", planned_runs(bits, tmp_path)[1].config
+        )
+
+
+def test_what_was_trained_in_pieces_stands_in_one_run(tmp_path: Path) -> None:
+    small = {"baselines.images": 32, "baselines.batch": 4, "baselines.rounds": 1}
+    pieces = plan(
+        settings=TINY | small,
+        variants=[
+            {"name": "ours"},
+            {
+                "name": "pooled",
+                "settings": {"baselines.methods": ["unet_centralised"]},
+                "networks_from": "ours",
+            },
+            {"name": "fedavg", "settings": {"baselines.methods": ["fedavg"]}, "networks_from": "ours"},
+            {
+                "name": "all",
+                "settings": {"baselines.methods": ["unet_centralised", "fedavg"]},
+                "networks_from": ["pooled", "fedavg"],
+            },
+        ],
+    )
+    assert run_experiment(pieces, tmp_path / "out", tell=lambda _: None)
+    found = {
+        name: json.loads((tmp_path / "out" / name / "seed-0" / "metrics.json").read_text())["methods"]
+        for name in ("ours", "pooled", "fedavg", "all")
+    }
+    assert found["all"]["ppcmi"]["dice"] == found["ours"]["ppcmi"]["dice"]
+    for method, name in (("unet_centralised", "pooled"), ("fedavg", "fedavg")):
+        assert found["all"][method]["dice"] == found[name][method]["dice"]
+        assert found["all"][method]["seconds"] == found[name][method]["seconds"]
+    other = {"baselines.methods": ["fedavg"], "baselines.rounds": 2}
+    with pytest.raises(ConfigError, match="got others of baselines.rounds"):
+        planned_runs(
+            plan(
+                settings=TINY | small,
+                variants=[
+                    {"name": "a", "settings": {"baselines.methods": ["unet_local"]}},
+                    {"name": "b", "settings": other, "networks_from": "a"},
+                ],
+            ),
+            tmp_path,
+        )
 
 
 def made_up(shift: float, subjects: int, seed: int) -> list[ScoreRow]:

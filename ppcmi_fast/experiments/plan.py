@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from ppcmi_fast.data.phantom import MODALITIES, NATIVE_KINDS, write_native, write_phantom
 from ppcmi_fast.errors import ConfigError
@@ -36,12 +36,17 @@ class Variant(_Section):
     Attributes:
         name: of its folder and its rows.
         settings: dotted names of `RunConfig` and their values, over those of the experiment.
-        networks_from: a variant whose trained networks are evaluated anew instead of training others.
+        networks_from: variants whose trained networks, baselines among them, are taken over instead of training others.
     """
 
     name: str
     settings: dict[str, Any] = {}
-    networks_from: str | None = None
+    networks_from: tuple[str, ...] = ()
+
+    @field_validator("networks_from", mode="before")
+    @classmethod
+    def _one_or_more(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, str) else value
 
 
 class Figure(_Section):
@@ -88,10 +93,10 @@ class Plan(_Section):
             if not NAME.fullmatch(name) or names.count(name) > 1:
                 raise ValueError(f"variants: expected names of a-z, 0-9, _ and -, each once, got {name!r}")
         for number, variant in enumerate(self.variants):
-            if variant.networks_from is not None and variant.networks_from not in names[:number]:
+            unknown = [name for name in variant.networks_from if name not in names[:number]]
+            if unknown:
                 raise ValueError(
-                    f"variants.{variant.name}.networks_from: expected a variant before it, got"
-                    f" {variant.networks_from!r}"
+                    f"variants.{variant.name}.networks_from: expected variants before it, got {unknown[0]!r}"
                 )
         return self
 
@@ -103,13 +108,13 @@ class PlannedRun:
     Attributes:
         variant, seed: which.
         config: its settings.
-        networks_from: folder name of the variant whose networks it takes over.
+        networks_from: the variants whose networks it takes over.
     """
 
     variant: str
     seed: int
     config: RunConfig
-    networks_from: str | None
+    networks_from: tuple[str, ...]
 
     @property
     def folder(self) -> Path:
@@ -184,8 +189,8 @@ def planned_runs(plan: Plan, data: Path, *, smoke: bool = False) -> list[Planned
             merged = {**plan.settings, **variant.settings, **(plan.smoke if smoke else {})}
             config = RunConfig.build(_nested({**merged, "data": str(data), "seed": seed}))
             configs[variant.name, seed] = config
-            if variant.networks_from is not None:
-                _check_networks(variant, config, configs[variant.networks_from, seed])
+            for source in variant.networks_from:
+                _check_networks(variant.name, source, config, configs[source, seed])
             runs.append(PlannedRun(variant.name, seed, config, variant.networks_from))
     return runs
 
@@ -201,11 +206,18 @@ def _nested(dotted: dict[str, Any]) -> dict[str, Any]:
     return result
 
 
-def _check_networks(variant: Variant, config: RunConfig, source: RunConfig) -> None:
-    one, other = (c.model_dump(exclude=set(EVALUATION)) for c in (config, source))
-    changed = sorted(key for key in one if one[key] != other[key])
+def _check_networks(name: str, other: str, config: RunConfig, source: RunConfig) -> None:
+    """Raise ConfigError unless the source trained what this variant would have trained."""
+    pairs = [
+        (c.model_dump(exclude=set(EVALUATION)), c.baselines.model_dump(exclude={"methods"}))
+        for c in (config, source)
+    ]
+    (one, ours), (two, theirs) = pairs
+    changed = sorted(key for key in one if one[key] != two[key])
+    if config.baselines.methods and source.baselines.methods:
+        changed += sorted(f"baselines.{key}" for key in ours if ours[key] != theirs[key])
     if changed:
         raise ConfigError(
-            f"variants.{variant.name}: expected the settings of {variant.networks_from!r} but for"
-            f" {', '.join(EVALUATION)}, got others of {', '.join(changed)}; train it by itself"
+            f"variants.{name}: expected the settings of {other!r} but for {', '.join(EVALUATION)}, got others of"
+            f" {', '.join(changed)}; train it by itself"
         )

@@ -7,7 +7,7 @@ import shutil
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,8 +20,7 @@ from ppcmi_fast.federation.runfolder import RunFolder, read_json, write_json
 if TYPE_CHECKING:
     from rich.console import Console
 
-NETWORK_STAGES = ("codec", "mapper", "tuning")
-NETWORK_FOLDERS = ("keys", "server", "sites")
+NETWORK_FOLDERS = ("keys", "server", "sites", "baselines")
 
 
 def is_finished(folder: Path, config: RunConfig) -> bool:
@@ -40,21 +39,29 @@ def is_finished(folder: Path, config: RunConfig) -> bool:
     return True
 
 
-def take_networks(source: Path, target: Path, config: RunConfig) -> None:
-    """Begin a run with the networks, keys and split of a finished one.
+def take_networks(sources: Sequence[Path], target: Path, config: RunConfig) -> None:
+    """Begin a run with the networks, keys and split of finished ones.
+
+    Args:
+        sources: runs of the same networks, each with baselines of its own.
+        target: folder of the run.
+        config: its settings.
 
     Raises:
-        RunError: the other run is not finished.
+        RunError: a source is not finished.
     """
-    if not (source / "metrics.json").is_file():
-        raise RunError(f"{source}: expected a finished run to take networks from; run its variant first")
+    for source in sources:
+        if not (source / "metrics.json").is_file():
+            raise RunError(f"{source}: expected a finished run to take networks from; run its variant first")
     folder = RunFolder.open(target, config, resume=target.exists(), overwrite=False)
-    for name in NETWORK_FOLDERS:
-        shutil.copytree(source / name, target / name, dirs_exist_ok=True)
-    shutil.copyfile(source / "split.json", target / "split.json")
-    stages = read_json(source / "stages.json")
-    kept = {name: stages[name] for name in NETWORK_STAGES if name in stages}
-    write_json(folder.root / "stages.json", {**folder.stages(), **kept})
+    stages: dict[str, dict[str, object]] = {}
+    for source in sources:
+        for name in NETWORK_FOLDERS:
+            if (source / name).is_dir():
+                shutil.copytree(source / name, target / name, dirs_exist_ok=True)
+        stages |= read_json(source / "stages.json")
+    shutil.copyfile(sources[0] / "split.json", target / "split.json")
+    write_json(folder.root / "stages.json", {**folder.stages(), **stages})
 
 
 def run_experiment(
@@ -113,8 +120,9 @@ def run_experiment(
 
 def _make(run: PlannedRun, out: Path, console: Console | None) -> None:
     folder = out / run.folder
-    if run.networks_from is not None:
-        take_networks(out / run.networks_from / f"seed-{run.seed}", folder, run.config)
+    if run.networks_from:
+        sources = [out / name / f"seed-{run.seed}" for name in run.networks_from]
+        take_networks(sources, folder, run.config)
     federate(run.config, folder, resume=(folder / "config.toml").is_file(), console=console)
 
 
