@@ -22,6 +22,7 @@ from ppcmi_fast.errors import RunError
 from ppcmi_fast.interrupt import DeferredInterrupt
 
 _GOLDEN = 0x9E3779B97F4A7C15
+CHECKPOINT_SECONDS = 30.0
 
 
 @dataclass(frozen=True)
@@ -290,3 +291,36 @@ class Fit:
             self.module.load_state_dict(self.best)
         self.module.eval()
         return state
+
+
+def run_rounds(
+    state: FitState,
+    rounds: int,
+    make_round: Callable[[], dict[str, float]],
+    save: Callable[[], None],
+    progress: Callable[[int, dict[str, float]], None],
+) -> None:
+    """Make the rounds that are still to do; now and then, at the end and when interrupted, what was reached is saved.
+
+    Args:
+        state: `step` counts the rounds, and `make_round` raises it.
+        rounds: in all.
+        make_round: gives the newest entry of the history.
+        save: writes the checkpoint.
+        progress: called with the number of rounds done and the newest entry.
+
+    Raises:
+        KeyboardInterrupt: after the round in hand, when it is saved.
+    """
+    started, saved = time.perf_counter() - state.seconds, time.perf_counter()
+    with DeferredInterrupt() as interrupt:
+        while state.step < rounds:
+            entry = make_round()
+            state.seconds = time.perf_counter() - started
+            late = time.perf_counter() - saved > CHECKPOINT_SECONDS
+            if late or interrupt.requested or state.step == rounds:
+                save()
+                saved = time.perf_counter()
+            progress(state.step, entry)
+            if interrupt.requested:
+                interrupt.stop()

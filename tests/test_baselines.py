@@ -224,7 +224,7 @@ def test_what_is_interrupted_goes_on_to_the_same_maps(
 ) -> None:
     from ppcmi_fast.baselines import split
 
-    monkeypatch.setattr(federated, "CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr("ppcmi_fast.training.CHECKPOINT_SECONDS", 0.0)
     whole = METHODS[name](bench)
     (tmp_path / "parts").mkdir()
     parts = replace(bench, stages=MemoryStages(tmp_path / "parts"))

@@ -154,7 +154,7 @@ def test_an_interrupted_run_resumes_to_the_same_result(
     phantoms: Path, run: Path, tmp_path: Path, stage: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "broken"
-    monkeypatch.setattr(codecs, "CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr("ppcmi_fast.training.CHECKPOINT_SECONDS", 0.0)
     calls = 0
     module, attribute = {
         "codec": (codecs, "learner_loss"),
@@ -354,7 +354,7 @@ def test_a_run_resumes_only_on_the_data_it_was_started_with(
             raise KeyboardInterrupt
         return whole(*args)
 
-    monkeypatch.setattr(codecs, "CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr("ppcmi_fast.training.CHECKPOINT_SECONDS", 0.0)
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(codecs, "learner_loss", broken)
         federate(settings(data), out)

@@ -295,7 +295,7 @@ def test_an_interrupted_tuning_goes_on_to_the_same_networks(
     phantoms: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = settings(phantoms, "tuning.learning_rate=0.003")
-    monkeypatch.setattr(tuning, "CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr("ppcmi_fast.training.CHECKPOINT_SECONDS", 0.0)
     monkeypatch.setattr(tuning, "VALIDATE_ROUNDS", 1)
     # What is rounded depends on the keys, which every run draws anew.
     for kind in (SiteKey, FederationKey):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -13,7 +12,6 @@ from ppcmi_fast.baselines.architectures import make_network
 from ppcmi_fast.baselines.base import VALIDATIONS, Outcome, Progress, Workbench, count_parameters
 from ppcmi_fast.baselines.unet import batch_loss, make_criterion, predict
 from ppcmi_fast.errors import ConfigError
-from ppcmi_fast.interrupt import DeferredInterrupt
 from ppcmi_fast.training import (
     FitState,
     load_checkpoint,
@@ -21,11 +19,10 @@ from ppcmi_fast.training import (
     make_optimizer,
     optimizer_step,
     optimizer_tensors,
+    run_rounds,
     save_checkpoint,
     step_generator,
 )
-
-CHECKPOINT_SECONDS = 30.0
 
 
 def norm_keys(net: nn.Module) -> set[str]:
@@ -137,18 +134,7 @@ class Rounds:
     def run(self, progress: Progress) -> FitState:
         """All rounds that are still to do, then the weights of the best validation."""
         state = self.state
-        started, saved = time.perf_counter() - state.seconds, time.perf_counter()
-        with DeferredInterrupt() as interrupt:
-            while state.step < self.bench.rounds:
-                entry = self._round()
-                state.seconds = time.perf_counter() - started
-                done = state.step == self.bench.rounds
-                if done or interrupt.requested or time.perf_counter() - saved > CHECKPOINT_SECONDS:
-                    self._save()
-                    saved = time.perf_counter()
-                progress(state.step, entry)
-                if interrupt.requested:
-                    interrupt.stop()
+        run_rounds(state, self.bench.rounds, self._round, self._save, progress)
         for name, net in self.nets.items():
             net.load_state_dict(self.best[name])
         return state

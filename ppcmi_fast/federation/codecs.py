@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import tempfile
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +19,6 @@ from ppcmi_fast.errors import RunError
 from ppcmi_fast.federation.channel import Channel
 from ppcmi_fast.federation.config import RunConfig
 from ppcmi_fast.federation.site import Site
-from ppcmi_fast.interrupt import DeferredInterrupt
 from ppcmi_fast.mapper import LatentMapper
 from ppcmi_fast.training import (
     Fit,
@@ -32,12 +30,12 @@ from ppcmi_fast.training import (
     make_optimizer,
     optimizer_step,
     optimizer_tensors,
+    run_rounds,
     save_checkpoint,
     step_generator,
 )
 
 Progress = Callable[[int, dict[str, float]], None]
-CHECKPOINT_SECONDS = 30.0
 VALIDATE_ROUNDS = 5
 PHANTOM_SUBJECTS = 24
 
@@ -186,18 +184,7 @@ class CodecRounds:
     def run(self, progress: Progress) -> FitState:
         """Train all rounds that are still to do, then load the weights of the best validation."""
         state, rounds = self.state, self.config.codec.rounds
-        started, saved = time.perf_counter() - state.seconds, time.perf_counter()
-        with DeferredInterrupt() as interrupt:
-            while state.step < rounds:
-                entry = self._round()
-                state.seconds = time.perf_counter() - started
-                late = time.perf_counter() - saved > CHECKPOINT_SECONDS
-                if late or interrupt.requested or state.step == rounds:
-                    self._save()
-                    saved = time.perf_counter()
-                progress(state.step, entry)
-                if interrupt.requested:
-                    interrupt.stop()
+        run_rounds(state, rounds, self._round, self._save, progress)
         for participant in self.participants:
             participant.learner.load_state_dict(self.best[participant.site.name])
             participant.learner.eval()

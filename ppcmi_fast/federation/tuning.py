@@ -6,7 +6,6 @@ at their own latents, in their own frame. Neither image, mask, key nor encoder l
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,10 +17,9 @@ from ppcmi_fast.codec import CodecLearner
 from ppcmi_fast.data.augment import augment
 from ppcmi_fast.errors import RunError, WireError
 from ppcmi_fast.federation.channel import Channel
-from ppcmi_fast.federation.codecs import CHECKPOINT_SECONDS, Participant, Progress, exchange_codecs
+from ppcmi_fast.federation.codecs import Participant, Progress, exchange_codecs
 from ppcmi_fast.federation.config import RunConfig
 from ppcmi_fast.federation.server import Server
-from ppcmi_fast.interrupt import DeferredInterrupt
 from ppcmi_fast.mapper import LatentMapper
 from ppcmi_fast.mapper.training import squared_error
 from ppcmi_fast.training import (
@@ -34,6 +32,7 @@ from ppcmi_fast.training import (
     load_optimizer_tensors,
     make_optimizer,
     optimizer_tensors,
+    run_rounds,
     save_checkpoint,
     step_generator,
 )
@@ -277,20 +276,9 @@ class TuningRounds:
     def run(self, progress: Progress) -> FitState:
         """All rounds still to do, then the weights of the best validation; those before the first count, too."""
         state, rounds = self.state, self.config.tuning.rounds
-        started, saved = time.perf_counter() - state.seconds, time.perf_counter()
         if not state.history:
             state.history.append({"step": 0.0, "val": self._validate(), "bytes": 0.0})
-        with DeferredInterrupt() as interrupt:
-            while state.step < rounds:
-                entry = self._round()
-                state.seconds = time.perf_counter() - started
-                late = time.perf_counter() - saved > CHECKPOINT_SECONDS
-                if late or interrupt.requested or state.step == rounds:
-                    self._save()
-                    saved = time.perf_counter()
-                progress(state.step, entry)
-                if interrupt.requested:
-                    interrupt.stop()
+        run_rounds(state, rounds, self._round, self._save, progress)
         for name, module in self._modules().items():
             module.load_state_dict(self.best[name])
         self.mapper.eval()
