@@ -126,6 +126,7 @@ def test_nothing_runs_twice_and_what_was_begun_goes_on(
         finished(out, config)
 
     monkeypatch.setattr(runner, "federate", fake)
+    monkeypatch.setattr(runner, "write_report", lambda folder: None)
     both = plan(variants=[{"name": "one"}, {"name": "two"}], seeds=[0, 1])
     with pytest.raises(KeyboardInterrupt):
         run_experiment(both, tmp_path / "out", tell=lambda _: None)
@@ -173,6 +174,7 @@ def test_networks_are_taken_over_and_only_evaluated(tmp_path: Path) -> None:
     assert few["methods"]["ppcmi_float32"]["dice"] == exact["methods"]["ppcmi"]["dice"]
     assert few["payload_bytes"]["up"] < exact["payload_bytes"]["up"] / 8
     assert few["seconds"]["codec"] == exact["seconds"]["codec"]
+    assert (out / "few" / "seed-0" / "report.html").is_file()
     (out / "exact" / "seed-0" / "metrics.json").unlink()
     with pytest.raises(RunError, match="run its variant first"):
         runner.take_networks(

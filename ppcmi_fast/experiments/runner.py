@@ -16,6 +16,7 @@ from ppcmi_fast.experiments.plan import Plan, PlannedRun, data_folder, planned_r
 from ppcmi_fast.federation.config import RunConfig
 from ppcmi_fast.federation.run import federate
 from ppcmi_fast.federation.runfolder import RunFolder, read_json, write_json
+from ppcmi_fast.report import write_report
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -124,6 +125,7 @@ def _make(run: PlannedRun, out: Path, console: Console | None) -> None:
         sources = [out / name / f"seed-{run.seed}" for name in run.networks_from]
         take_networks(sources, folder, run.config)
     federate(run.config, folder, resume=(folder / "config.toml").is_file(), console=console)
+    write_report(folder)
 
 
 class _Deadline:
