@@ -37,37 +37,42 @@ def _mean(values: Sequence[float]) -> float:
     return sum(values) / len(values)
 
 
+def _method(summary: dict[str, Any], entries: list[dict[str, Any]]) -> dict[str, Any]:
+    """One method's figures: of its pooled scores, and means of what its runs took."""
+    figures: dict[str, Any] = {}
+    for measure in MEASURES:
+        sites = {
+            name: _mean([e[measure]["site"][name] for e in entries]) for name in entries[0][measure]["site"]
+        }
+        figures[measure] = {k: summary[measure][k] for k in ("mean", "ci95", "class")} | {"site": sites}
+    return figures | {
+        "images_seen": _mean([entry["images_seen"] for entry in entries]),
+        "seconds": _mean([entry["seconds"] for entry in entries]),
+        "bytes_sent": _mean([sum(entry["bytes_sent"].values()) for entry in entries]),
+        "parameters": entries[0]["parameters"],
+    }
+
+
 def _variant(folders: dict[int, Path]) -> dict[str, Any]:
     """Figures of one variant from its runs, by seed."""
     metrics = {seed: read_json(folder / "metrics.json") for seed, folder in folders.items()}
-    scores = {seed: read_scores(folder / "scores.csv") for seed, folder in folders.items()}
+    rows = {seed: read_scores(folder / "scores.csv") for seed, folder in folders.items()}
     first = next(iter(metrics.values()))
-    methods: dict[str, Any] = {}
-    pooled: dict[str, list[Any]] = {}
-    for method in method_order(list(first["methods"])):
-        found, sites, subjects = _strata({seed: scores[seed][method] for seed in scores})
-        summary, pooled[method] = summarise(found, sites, subjects), found
-        entries = [metrics[seed]["methods"][method] for seed in metrics]
-        methods[method] = {
-            measure: {
-                "mean": summary[measure]["mean"],
-                "ci95": summary[measure]["ci95"],
-                "class": summary[measure]["class"],
-                "site": {
-                    name: _mean([entry[measure]["site"][name] for entry in entries])
-                    for name in entries[0][measure]["site"]
-                },
-            }
-            for measure in MEASURES
-        } | {
-            "images_seen": _mean([entry["images_seen"] for entry in entries]),
-            "seconds": _mean([entry["seconds"] for entry in entries]),
-            "bytes_sent": _mean([sum(entry["bytes_sent"].values()) for entry in entries]),
-            "parameters": entries[0]["parameters"],
-        }
+    names = method_order(list(first["methods"]))
+    strata = {name: _strata({seed: rows[seed][name] for seed in rows}) for name in names}
+    # Every method answered the same images in the same order.
+    _, sites, subjects = strata[names[0]]
+    methods = {
+        name: _method(
+            summarise(strata[name][0], sites, subjects), [metrics[seed]["methods"][name] for seed in metrics]
+        )
+        for name in names
+    }
     best = max(methods, key=lambda name: methods[name]["dice"]["mean"])
-    tests = [row for row in compare_methods(best, pooled, sites, subjects) if row["measure"] == "dice"]
-    result = {
+    compared = compare_methods(best, {name: strata[name][0] for name in names}, sites, subjects)
+    tests = [row for row in compared if row["measure"] == "dice"]
+    late = [found["late_sites"]["dice"]["site"] for found in metrics.values() if "late_sites" in found]
+    return {
         "methods": methods,
         "best": best,
         "tied": [row["b"] for row in tests if row["p_holm"] is None or row["p_holm"] >= LEVEL],
@@ -77,11 +82,8 @@ def _variant(folders: dict[int, Path]) -> dict[str, Any]:
         "payload_bytes": {k: first["payload_bytes"][k] for k in ("up", "down")},
         "latency_ms": first["latency_ms"],
         "settings": first["config"],
+        "late_sites": {name: _mean([entry[name] for entry in late]) for name in (late[0] if late else {})},
     }
-    late = [found["late_sites"]["dice"]["site"] for found in metrics.values() if "late_sites" in found]
-    return result | (
-        {"late_sites": {name: _mean([entry[name] for entry in late]) for name in late[0]}} if late else {}
-    )
 
 
 def collect(name: str, plan: Plan, out: Path) -> dict[str, Any]:
@@ -99,8 +101,7 @@ def collect(name: str, plan: Plan, out: Path) -> dict[str, Any]:
             missing.append(variant.name)
     if not variants:
         raise RunError(f"{out}: expected finished runs, found none; ppcmi experiment run {name}")
-    first = next(folder for variant in variants for folder in [out / variant / f"seed-{plan.seeds[0]}"])
-    facts = read_json(first / "metrics.json")
+    facts = read_json(out / next(iter(variants)) / f"seed-{plan.seeds[0]}" / "metrics.json")
     return {
         "experiment": name,
         "title": plan.title,
@@ -113,10 +114,6 @@ def collect(name: str, plan: Plan, out: Path) -> dict[str, Any]:
         "missing": missing,
         "variants": variants,
     }
-
-
-def _number(value: float, unit: str = "") -> str:
-    return f"{value:.3f}{unit}"
 
 
 def _bytes(value: float) -> str:
@@ -132,8 +129,8 @@ def _rows(result: dict[str, Any]) -> list[str]:
     for variant, found in result["variants"].items():
         for name, method in found["methods"].items():
             dice, low_high = method["dice"]["mean"], method["dice"]["ci95"]
-            shown = _number(dice)
-            shown = f"**{shown}**" if name == found["best"] or name in found["tied"] else shown
+            marked = name == found["best"] or name in found["tied"]
+            shown = f"**{dice:.3f}**" if marked else f"{dice:.3f}"
             interval = "–" if low_high is None else f"{low_high[0]:.3f} .. {low_high[1]:.3f}"
             ours = name.startswith("ppcmi")
             payload = found["payload_bytes"]["up"] + found["payload_bytes"]["down"]
@@ -182,7 +179,7 @@ def section(result: dict[str, Any]) -> str:
         "",
     ]
     for variant, found in result["variants"].items():
-        if "late_sites" in found:
+        if found["late_sites"]:
             scores = ", ".join(f"{name} {value:.3f}" for name, value in found["late_sites"].items())
             lines += [f"Joined late in `{variant}`: {scores} (Dice).", ""]
     if result["missing"]:
