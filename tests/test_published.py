@@ -93,7 +93,7 @@ def test_the_loss_is_half_cross_entropy_half_dice() -> None:
 
 
 def test_what_travels_is_keyed_and_comes_back(bench: Workbench) -> None:
-    member: Member = published._member(bench, PROFILES["published"], "north", 0)
+    member: Member = published._member(bench, PROFILES["published"], "north")
     latents = member.image.eval().encode(torch.rand(2, 1, 64, 64))
     sent = member.protect("image", latents)
     back = member.recover("image", sent)
@@ -102,7 +102,7 @@ def test_what_travels_is_keyed_and_comes_back(bench: Workbench) -> None:
         torch.testing.assert_close(back[scale], z, rtol=0, atol=2e-5)
     assert {p.mixing for p in member.params.values()} == {"haar"}
     assert all(isinstance(p, ops.KltParams) and p.offset is not None for p in member.params.values())
-    assert published._member(bench, PROFILES["published_no_klt"], "north", 0).params == {}
+    assert published._member(bench, PROFILES["published_no_klt"], "north").params == {}
 
 
 def test_with_the_servers_inverses_keys_change_no_answer(bench: Workbench, tmp_path: Path) -> None:
