@@ -19,7 +19,9 @@ from ppcmi_fast.errors import ConfigError, RunError
 from ppcmi_fast.experiments import runner, tables
 from ppcmi_fast.experiments.figures import draw
 from ppcmi_fast.experiments.plan import Plan, data_folder, load_plan, planned_runs
+from ppcmi_fast.experiments.reuse import baseline_training, our_training
 from ppcmi_fast.experiments.runner import run_experiment
+from ppcmi_fast.federation.config import RunConfig
 from ppcmi_fast.metrics import MEASURES, ImageScores, ScoreRow, summarise, write_scores
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -50,9 +52,10 @@ def plan(**changes: Any) -> Plan:
 def test_every_experiment_file_is_planned(path: Path, tmp_path: Path) -> None:
     found = load_plan(path)
     runs = planned_runs(found, tmp_path)
-    assert len(runs) == len(found.variants) * len(found.seeds)
+    assert len(runs) == sum(len(variant.seeds or found.seeds) for variant in found.variants)
     tiny = planned_runs(found, tmp_path, smoke=True)
-    assert len(tiny) == len(found.variants) and all(run.config.size == 32 for run in tiny)
+    assert len(tiny) == sum(not variant.hidden for variant in found.variants)
+    assert all(run.config.size == 32 for run in tiny)
     # Work that counts is of a size that a smoke run does not have.
     assert all(run.config.codec.rounds > 2 for run in runs)
 
@@ -73,7 +76,12 @@ def test_every_experiment_file_is_planned(path: Path, tmp_path: Path) -> None:
         ('title = "t"\nquestion = "q"\ndata = "d"\n[[variants]]\nname = "A b"', "expected names of a-z"),
         (
             'title = "t"\nquestion = "q"\ndata = "d"\n[[variants]]\nname = "a"\nnetworks_from = "b"',
-            "expected variants before it, got 'b'",
+            "expected a variant before it, got 'b'",
+        ),
+        (
+            'title = "t"\nquestion = "q"\ndata = "d"\n[[variants]]\nname = "a"\n'
+            '[[variants]]\nname = "b"\nnetworks_from = "a"\nseeds = [0, 3]',
+            "variants.b.seeds: expected seeds that 'a' has, got 3",
         ),
         ('title = "t"\nquestion = "q"\ndata = "d"\nodd = 1\n[[variants]]\nname = "a"', "odd: Extra inputs"),
     ],
@@ -89,7 +97,7 @@ def test_bad_files_are_named(tmp_path: Path, text: str, message: str) -> None:
 def test_bad_settings_data_and_networks_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ConfigError, match="codec.round"):
         planned_runs(plan(settings={"codec.round": 3}), tmp_path)
-    with pytest.raises(ConfigError, match="got others of seed, size|got others of size"):
+    with pytest.raises(ConfigError, match="got size: 32 -> 64; train it by itself"):
         planned_runs(
             plan(variants=[{"name": "a"}, {"name": "b", "settings": {"size": 64}, "networks_from": "a"}]),
             tmp_path,
@@ -103,7 +111,9 @@ def test_bad_settings_data_and_networks_are_named(tmp_path: Path, monkeypatch: p
     with pytest.raises(ConfigError, match="expected phantom: and one of cardiac"):
         data_folder(plan(data="phantom:brain"), tmp_path, smoke=False)
     with pytest.raises(RunError, match="--only: expected one of one, got 'two'"):
-        run_experiment(plan(), tmp_path / "out", only="two", tell=lambda _: None)
+        run_experiment(plan(), tmp_path / "out", only=["two"], tell=lambda _: None)
+    with pytest.raises(RunError, match="--seed: expected one of 0, got 4"):
+        run_experiment(plan(), tmp_path / "out", seeds=[4], tell=lambda _: None)
 
 
 def finished(folder: Path, config: Any) -> None:
@@ -127,12 +137,12 @@ def test_nothing_runs_twice_and_what_was_begun_goes_on(
 
     monkeypatch.setattr(runner, "federate", fake)
     monkeypatch.setattr(runner, "write_report", lambda folder: None)
-    both = plan(variants=[{"name": "one"}, {"name": "two"}], seeds=[0, 1])
+    both = plan(variants=[{"name": "one"}, {"name": "two", "settings": {"codec.rounds": 2}}], seeds=[0, 1])
     with pytest.raises(KeyboardInterrupt):
         run_experiment(both, tmp_path / "out", tell=lambda _: None)
     lines: list[str] = []
     assert run_experiment(both, tmp_path / "out", tell=lines.append)
-    assert lines[0] == "4 runs, 3 to do"
+    assert lines[0] == "4 runs, 4 of them asked for, 3 to do"
     assert calls == [
         ("one/seed-0", False),
         ("one/seed-1", False),
@@ -142,8 +152,39 @@ def test_nothing_runs_twice_and_what_was_begun_goes_on(
     ]
     assert run_experiment(both, tmp_path / "out", tell=lines.append) and len(calls) == 5
     changed = plan(variants=[{"name": "one", "settings": {"size": 64}}])
-    with pytest.raises(RunError, match="holds a finished run of other settings"):
+    with pytest.raises(
+        RunError, match=r"holds a run of other settings .*\(size: 32 -> 64\); replace it with"
+    ):
         run_experiment(changed, tmp_path / "out", tell=lambda _: None)
+    (tmp_path / "out" / "one" / "seed-0" / "stages.json").write_text("{}")
+    assert run_experiment(changed, tmp_path / "out", overwrite=True, tell=lambda _: None)
+    assert calls[5:] == [("one/seed-0", True)]
+    assert not (tmp_path / "out" / "one" / "seed-0" / "stages.json").exists()
+
+
+def test_variants_and_seeds_are_asked_for_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[str] = []
+
+    def fake(config: Any, out: Path, *, resume: bool, console: Any) -> None:
+        calls.append(out.relative_to(tmp_path / "out").as_posix())
+        finished(out, config)
+
+    monkeypatch.setattr(runner, "federate", fake)
+    monkeypatch.setattr(runner, "write_report", lambda folder: None)
+    some = plan(
+        variants=[
+            {"name": "bits-2", "settings": {"bits_up": 2}},
+            {"name": "bits-4"},
+            {"name": "all", "settings": {"codec.rounds": 2}, "seeds": [1]},
+        ],
+        seeds=[0, 1],
+    )
+    lines: list[str] = []
+    assert run_experiment(some, tmp_path / "out", only=["bits-*"], seeds=[1], tell=lines.append)
+    assert calls == ["bits-2/seed-1", "bits-4/seed-1"]
+    assert lines[0] == "5 runs, 2 of them asked for, 2 to do"
+    assert run_experiment(some, tmp_path / "out", only=["all"], tell=lines.append)
+    assert calls[2:] == ["all/seed-1"]
 
 
 def test_time_that_is_up_ends_with_what_is_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -176,10 +217,10 @@ def test_networks_are_taken_over_and_only_evaluated(tmp_path: Path) -> None:
     assert few["seconds"]["codec"] == exact["seconds"]["codec"]
     assert (out / "few" / "seed-0" / "report.html").is_file()
     (out / "exact" / "seed-0" / "metrics.json").unlink()
+    (out / "few" / "seed-0" / "metrics.json").unlink()
+    (out / "few" / "seed-0" / "stages.json").unlink()
     with pytest.raises(RunError, match="run its variant first"):
-        runner.take_networks(
-            [out / "exact" / "seed-0"], tmp_path / "x", planned_runs(bits, tmp_path)[1].config
-        )
+        run_experiment(bits, out, only=["few"], tell=lambda _: None)
 
 
 def test_what_was_trained_in_pieces_stands_in_one_run(tmp_path: Path) -> None:
@@ -188,20 +229,18 @@ def test_what_was_trained_in_pieces_stands_in_one_run(tmp_path: Path) -> None:
         settings=TINY | small,
         variants=[
             {"name": "ours"},
-            {
-                "name": "pooled",
-                "settings": {"baselines.methods": ["unet_centralised"]},
-                "networks_from": "ours",
-            },
-            {"name": "fedavg", "settings": {"baselines.methods": ["fedavg"]}, "networks_from": "ours"},
-            {
-                "name": "all",
-                "settings": {"baselines.methods": ["unet_centralised", "fedavg"]},
-                "networks_from": ["pooled", "fedavg"],
-            },
+            {"name": "pooled", "settings": {"baselines.methods": ["unet_centralised"]}},
+            {"name": "fedavg", "settings": {"baselines.methods": ["fedavg"]}},
+            {"name": "all", "settings": {"baselines.methods": ["unet_centralised", "fedavg"]}},
         ],
     )
-    assert run_experiment(pieces, tmp_path / "out", tell=lambda _: None)
+    lines: list[str] = []
+    assert run_experiment(pieces, tmp_path / "out", tell=lines.append)
+    assert [line for line in lines if "taken" in line] == [
+        "  taken over: ours",
+        "  taken over: ours",
+        "  taken over: ours, unet_centralised, fedavg",
+    ]
     found = {
         name: json.loads((tmp_path / "out" / name / "seed-0" / "metrics.json").read_text())["methods"]
         for name in ("ours", "pooled", "fedavg", "all")
@@ -210,18 +249,33 @@ def test_what_was_trained_in_pieces_stands_in_one_run(tmp_path: Path) -> None:
     for method, name in (("unet_centralised", "pooled"), ("fedavg", "fedavg")):
         assert found["all"][method]["dice"] == found[name][method]["dice"]
         assert found["all"][method]["seconds"] == found[name][method]["seconds"]
-    other = {"baselines.methods": ["fedavg"], "baselines.rounds": 2}
-    with pytest.raises(ConfigError, match="got others of baselines.rounds"):
-        planned_runs(
-            plan(
-                settings=TINY | small,
-                variants=[
-                    {"name": "a", "settings": {"baselines.methods": ["unet_local"]}},
-                    {"name": "b", "settings": other, "networks_from": "a"},
-                ],
-            ),
-            tmp_path,
-        )
+    # Another experiment beside it finds the same networks, those of other settings are trained.
+    other = pieces.model_copy(update={"variants": pieces.variants[3:]})
+    lines.clear()
+    assert run_experiment(other, tmp_path / "beside", tell=lines.append)
+    assert [line for line in lines if "taken" in line] == ["  taken over: ours, unet_centralised, fedavg"]
+
+
+def test_what_depends_on_a_setting_is_trained_again(tmp_path: Path) -> None:
+    config = RunConfig.build({"data": str(tmp_path), "baselines": {"images": 32, "methods": ["fedavg"]}})
+
+    def changed(*settings: str) -> RunConfig:
+        return RunConfig.build(config.model_dump(mode="json", exclude_none=True), list(settings))
+
+    for same in ("calibrate=false", "threads=2", "measures.nsd_tolerance=1.0", 'baselines.methods=["fedbn"]'):
+        assert our_training(changed(same)) == our_training(config)
+        assert baseline_training(changed(same)) == baseline_training(config)
+    for ours_only in ("codec.rounds=3", "tuning.rounds=3", "bits_up=2", 'trust="server"'):
+        assert our_training(changed(ours_only)) != our_training(config)
+        assert baseline_training(changed(ours_only)) == baseline_training(config)
+    for both in ("seed=1", "size=64", 'reading.modality="mri"'):
+        assert our_training(changed(both)) != our_training(config)
+        assert baseline_training(changed(both)) != baseline_training(config)
+    assert baseline_training(changed("baselines.learning_rate=0.1")) != baseline_training(config)
+    # As many images as ours saw: then ours decides.
+    as_ours = changed("baselines.images=0")
+    longer = RunConfig.build(as_ours.model_dump(mode="json", exclude_none=True), ["codec.rounds=3"])
+    assert baseline_training(as_ours) != baseline_training(longer)
 
 
 def made_up(shift: float, subjects: int, seed: int) -> list[ScoreRow]:
@@ -351,7 +405,10 @@ def test_the_command_runs_lists_and_tables(tmp_path: Path, monkeypatch: pytest.M
     assert "small: Q? (1 runs on phantom:cardiac)" in call(app, ["experiment", "list"]).output
     result = call(app, ["experiment", "run", "small", "--out", "runs"])
     assert result.exit_code == 0 and "done: runs/small" in result.output
-    assert "1 runs, 0 to do" in call(app, ["experiment", "run", "small", "--out", "runs"]).output
+    assert (
+        "1 runs, 1 of them asked for, 0 to do"
+        in call(app, ["experiment", "run", "small", "--out", "runs"]).output
+    )
     result = call(app, ["experiment", "table", "small", "--out", "runs", "--docs", "docs"])
     assert result.exit_code == 0, result.output
     assert "## T" in (tmp_path / "docs" / "experiments_results.md").read_text()

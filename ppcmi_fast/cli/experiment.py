@@ -36,7 +36,7 @@ def list_experiments() -> None:
         )
     for path in files:
         plan = load_plan(path)
-        runs = len(plan.variants) * len(plan.seeds)
+        runs = sum(len(plan.seeds_of(variant)) for variant in plan.variants)
         typer.echo(f"{path.stem}: {plan.question} ({runs} runs on {plan.data})")
 
 
@@ -47,7 +47,13 @@ def run(
     smoke: Annotated[
         bool, typer.Option("--smoke", help="Tiny runs on phantoms: that all of it works.")
     ] = False,
-    only: Annotated[str, typer.Option(help="The one variant to run.")] = "",
+    only: Annotated[
+        list[str] | None, typer.Option(help="A variant to run, * and ? standing for others; may be repeated.")
+    ] = None,
+    seed: Annotated[list[int] | None, typer.Option(help="A seed to run; may be repeated.")] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace runs of other settings than the file has now.")
+    ] = False,
     max_minutes: Annotated[float, typer.Option(min=0, help="Stop then; the same command goes on.")] = 0.0,
 ) -> None:
     """Make the runs of an experiment that are not made yet; what was interrupted goes on."""
@@ -60,7 +66,9 @@ def run(
         load_plan(path),
         folder,
         smoke=smoke,
-        only=only,
+        only=only or (),
+        seeds=seed or (),
+        overwrite=overwrite,
         max_minutes=max_minutes,
         console=Console(),
         tell=lambda line: typer.echo(line),

@@ -5,14 +5,16 @@ from __future__ import annotations
 import os
 import re
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from ppcmi_fast.data.phantom import MODALITIES, NATIVE_KINDS, write_native, write_phantom
 from ppcmi_fast.errors import ConfigError
+from ppcmi_fast.experiments.reuse import EVALUATION
 from ppcmi_fast.federation.config import RunConfig
 
 if sys.version_info >= (3, 11):
@@ -23,7 +25,7 @@ else:
 PHANTOM = "phantom:"
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")
 # What may differ from the run whose networks are taken over: how answers are sent, measured and compared.
-EVALUATION = ("bits_up", "bits_down", "baselines", "measures", "threads")
+ANSWERS = ("bits_up", "bits_down", *EVALUATION)
 
 
 class _Section(BaseModel):
@@ -36,17 +38,16 @@ class Variant(_Section):
     Attributes:
         name: of its folder and its rows.
         settings: dotted names of `RunConfig` and their values, over those of the experiment.
-        networks_from: variants whose trained networks, baselines among them, are taken over instead of training others.
+        networks_from: the variant whose trained networks of ours are taken over instead of training others.
+        seeds: of this variant; none takes those of the experiment.
+        hidden: a piece, run only for what others take over from it; not in tables.
     """
 
     name: str
     settings: dict[str, Any] = {}
-    networks_from: tuple[str, ...] = ()
-
-    @field_validator("networks_from", mode="before")
-    @classmethod
-    def _one_or_more(cls, value: Any) -> Any:
-        return (value,) if isinstance(value, str) else value
+    networks_from: str | None = None
+    seeds: tuple[int, ...] = ()
+    hidden: bool = False
 
 
 class Figure(_Section):
@@ -74,6 +75,8 @@ class Plan(_Section):
         settings: dotted names of `RunConfig` and their values, of all variants.
         variants: at least one.
         smoke: settings that make every run tiny; with them phantoms stand in for any data.
+        figure: of all variants; None draws none.
+        rows: whether the page shows pictures with every method's contours.
     """
 
     title: str
@@ -85,6 +88,11 @@ class Plan(_Section):
     variants: Annotated[tuple[Variant, ...], Field(min_length=1)]
     smoke: dict[str, Any] = {}
     figure: Figure | None = None
+    rows: bool = False
+
+    def seeds_of(self, variant: Variant) -> tuple[int, ...]:
+        """The seeds with which a variant is run."""
+        return variant.seeds or self.seeds
 
     @model_validator(mode="after")
     def _named_once(self) -> Plan:
@@ -93,10 +101,17 @@ class Plan(_Section):
             if not NAME.fullmatch(name) or names.count(name) > 1:
                 raise ValueError(f"variants: expected names of a-z, 0-9, _ and -, each once, got {name!r}")
         for number, variant in enumerate(self.variants):
-            unknown = [name for name in variant.networks_from if name not in names[:number]]
-            if unknown:
+            source = variant.networks_from
+            if source is None:
+                continue
+            if source not in names[:number]:
                 raise ValueError(
-                    f"variants.{variant.name}.networks_from: expected variants before it, got {unknown[0]!r}"
+                    f"variants.{variant.name}.networks_from: expected a variant before it, got {source!r}"
+                )
+            lacking = set(self.seeds_of(variant)) - set(self.seeds_of(self.variants[names.index(source)]))
+            if lacking:
+                raise ValueError(
+                    f"variants.{variant.name}.seeds: expected seeds that {source!r} has, got {min(lacking)}"
                 )
         return self
 
@@ -108,13 +123,15 @@ class PlannedRun:
     Attributes:
         variant, seed: which.
         config: its settings.
-        networks_from: the variants whose networks it takes over.
+        networks_from: the variant whose networks it takes over.
+        hidden: not in tables.
     """
 
     variant: str
     seed: int
     config: RunConfig
-    networks_from: tuple[str, ...]
+    networks_from: str | None
+    hidden: bool
 
     @property
     def folder(self) -> Path:
@@ -140,7 +157,7 @@ def load_plan(path: Path) -> Plan:
 
 
 def data_folder(plan: Plan, out: Path, *, smoke: bool) -> Path:
-    """The folder of the data set; phantoms are written beside the runs when they are not there yet.
+    """The folder of the data set; phantoms are written below `out` when they are not there yet.
 
     Raises:
         ConfigError: an unknown phantom, or a folder that does not exist.
@@ -177,7 +194,7 @@ def _phantom(kind: str, folder: Path, arguments: dict[str, int]) -> Path:
 
 
 def planned_runs(plan: Plan, data: Path, *, smoke: bool = False) -> list[PlannedRun]:
-    """Every run, variant by variant.
+    """Every run, variant by variant; tiny ones leave out the pieces, which do nothing that others do not.
 
     Raises:
         ConfigError: settings that do not validate, or other networks than the variant that they are taken from.
@@ -185,13 +202,18 @@ def planned_runs(plan: Plan, data: Path, *, smoke: bool = False) -> list[Planned
     runs = []
     configs: dict[tuple[str, int], RunConfig] = {}
     for variant in plan.variants:
-        for seed in plan.seeds[:1] if smoke else plan.seeds:
+        if smoke and variant.hidden:
+            continue
+        seeds = plan.seeds_of(variant)
+        for seed in seeds[:1] if smoke else seeds:
             merged = {**plan.settings, **variant.settings, **(plan.smoke if smoke else {})}
             config = RunConfig.build(_nested({**merged, "data": str(data), "seed": seed}))
             configs[variant.name, seed] = config
-            for source in variant.networks_from:
-                _check_networks(variant.name, source, config, configs[source, seed])
-            runs.append(PlannedRun(variant.name, seed, config, variant.networks_from))
+            if variant.networks_from is not None:
+                _check_networks(
+                    variant.name, variant.networks_from, config, configs[variant.networks_from, seed]
+                )
+            runs.append(PlannedRun(variant.name, seed, config, variant.networks_from, variant.hidden))
     return runs
 
 
@@ -208,16 +230,22 @@ def _nested(dotted: dict[str, Any]) -> dict[str, Any]:
 
 def _check_networks(name: str, other: str, config: RunConfig, source: RunConfig) -> None:
     """Raise ConfigError unless the source trained what this variant would have trained."""
-    pairs = [
-        (c.model_dump(exclude=set(EVALUATION)), c.baselines.model_dump(exclude={"methods"}))
-        for c in (config, source)
-    ]
-    (one, ours), (two, theirs) = pairs
-    changed = sorted(key for key in one if one[key] != two[key])
-    if config.baselines.methods and source.baselines.methods:
-        changed += sorted(f"baselines.{key}" for key in ours if ours[key] != theirs[key])
+    changed = changed_settings(source, config, leave_out=ANSWERS)
     if changed:
         raise ConfigError(
-            f"variants.{name}: expected the settings of {other!r} but for {', '.join(EVALUATION)}, got others of"
-            f" {', '.join(changed)}; train it by itself"
+            f"variants.{name}: expected the settings of {other!r} but for {', '.join(ANSWERS)}, got"
+            f" {'; '.join(changed)}; train it by itself"
         )
+
+
+def changed_settings(before: RunConfig, now: RunConfig, leave_out: Sequence[str] = ()) -> list[str]:
+    """One line a setting that differs: its dotted name and both values."""
+    one, two = (_flat(config.model_dump(mode="json", exclude={*leave_out})) for config in (before, now))
+    return [f"{key}: {one[key]} -> {two[key]}" for key in one if one[key] != two[key]]
+
+
+def _flat(nested: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in nested.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import fnmatch
 import os
-import shutil
 import signal
 import threading
 import time
@@ -12,57 +12,34 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ppcmi_fast.errors import RunError
-from ppcmi_fast.experiments.plan import Plan, PlannedRun, data_folder, planned_runs
+from ppcmi_fast.experiments.plan import Plan, PlannedRun, changed_settings, data_folder, planned_runs
+from ppcmi_fast.experiments.reuse import begin_with_known
 from ppcmi_fast.federation.config import RunConfig
 from ppcmi_fast.federation.run import federate
-from ppcmi_fast.federation.runfolder import RunFolder, read_json, write_json
+from ppcmi_fast.federation.runfolder import RunFolder
 from ppcmi_fast.report import write_report
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-NETWORK_FOLDERS = ("keys", "server", "sites", "baselines")
 
-
-def is_finished(folder: Path, config: RunConfig) -> bool:
+def is_finished(folder: Path, config: RunConfig, *, overwrite: bool = False) -> bool:
     """Whether this run is done.
 
     Raises:
-        RunError: a run of other settings is.
+        RunError: a run of other settings is, or has begun, and `overwrite` is not given.
     """
-    if not (folder / "metrics.json").is_file():
+    if not (folder / "config.toml").is_file():
         return False
-    if RunConfig.load(folder / "config.toml") != config:
-        raise RunError(
-            f"{folder}: holds a finished run of other settings than the experiment has now; move it away, or choose"
-            " another --out"
-        )
-    return True
-
-
-def take_networks(sources: Sequence[Path], target: Path, config: RunConfig) -> None:
-    """Begin a run with the networks, keys and split of finished ones.
-
-    Args:
-        sources: runs of the same networks, each with baselines of its own.
-        target: folder of the run.
-        config: its settings.
-
-    Raises:
-        RunError: a source is not finished.
-    """
-    for source in sources:
-        if not (source / "metrics.json").is_file():
-            raise RunError(f"{source}: expected a finished run to take networks from; run its variant first")
-    folder = RunFolder.open(target, config, resume=target.exists(), overwrite=False)
-    stages: dict[str, dict[str, object]] = {}
-    for source in sources:
-        for name in NETWORK_FOLDERS:
-            if (source / name).is_dir():
-                shutil.copytree(source / name, target / name, dirs_exist_ok=True)
-        stages |= read_json(source / "stages.json")
-    shutil.copyfile(sources[0] / "split.json", target / "split.json")
-    write_json(folder.root / "stages.json", {**folder.stages(), **stages})
+    before = RunConfig.load(folder / "config.toml")
+    if before == config:
+        return (folder / "metrics.json").is_file()
+    if overwrite:
+        return False
+    raise RunError(
+        f"{folder}: holds a run of other settings than the experiment has now"
+        f" ({'; '.join(changed_settings(before, config))}); replace it with --overwrite, or choose another --out"
+    )
 
 
 def run_experiment(
@@ -70,7 +47,9 @@ def run_experiment(
     out: Path,
     *,
     smoke: bool = False,
-    only: str = "",
+    only: Sequence[str] = (),
+    seeds: Sequence[int] = (),
+    overwrite: bool = False,
     max_minutes: float = 0.0,
     console: Console | None = None,
     tell: Callable[[str], None] = print,
@@ -79,9 +58,11 @@ def run_experiment(
 
     Args:
         plan: the experiment.
-        out: its folder.
+        out: its folder, beside those of other experiments, from which it may take networks over.
         smoke: tiny runs on phantoms, to see that all of it works.
-        only: the one variant to run; "" runs all.
+        only: names of the variants to run, * and ? standing for others; none runs all.
+        seeds: those to run; none runs all.
+        overwrite: whether runs of other settings than the plan's are replaced.
         max_minutes: stop then, with what is in hand saved; 0 goes on to the end.
         console: where progress is shown.
         tell: gets a line a run.
@@ -93,14 +74,10 @@ def run_experiment(
         PpcmiError: bad settings or data, or finished runs of other settings.
         KeyboardInterrupt: by the user; the same call goes on.
     """
-    runs = planned_runs(plan, data_folder(plan, out, smoke=smoke), smoke=smoke)
-    known = sorted({run.variant for run in runs})
-    if only and only not in known:
-        raise RunError(f"--only: expected one of {', '.join(known)}, got {only!r}")
-    waiting = [
-        run for run in runs if only in ("", run.variant) and not is_finished(out / run.folder, run.config)
-    ]
-    tell(f"{len(runs)} runs, {len(waiting)} to do")
+    runs = planned_runs(plan, data_folder(plan, out.parent, smoke=smoke), smoke=smoke)
+    chosen = _chosen(runs, only, seeds)
+    waiting = [run for run in chosen if not is_finished(out / run.folder, run.config, overwrite=overwrite)]
+    tell(f"{len(runs)} runs, {len(chosen)} of them asked for, {len(waiting)} to do")
     deadline = _Deadline(max_minutes)
     try:
         for run in waiting:
@@ -108,7 +85,7 @@ def run_experiment(
                 tell("time is up; the same command goes on")
                 return False
             tell(f"{run.variant}, seed {run.seed}")
-            _make(run, out, console)
+            _make(run, out, console, tell)
     except KeyboardInterrupt:
         if not deadline.passed:
             raise
@@ -119,12 +96,39 @@ def run_experiment(
     return True
 
 
-def _make(run: PlannedRun, out: Path, console: Console | None) -> None:
+def _chosen(runs: Sequence[PlannedRun], only: Sequence[str], seeds: Sequence[int]) -> list[PlannedRun]:
+    """The runs asked for.
+
+    Raises:
+        RunError: no variant of such a name, or no such seed.
+    """
+    names = sorted({run.variant for run in runs})
+    for pattern in only:
+        if not fnmatch.filter(names, pattern):
+            raise RunError(f"--only: expected one of {', '.join(names)}, got {pattern!r}")
+    known = sorted({run.seed for run in runs})
+    for seed in seeds:
+        if seed not in known:
+            raise RunError(f"--seed: expected one of {', '.join(map(str, known))}, got {seed}")
+    return [
+        run
+        for run in runs
+        if (not only or any(fnmatch.fnmatchcase(run.variant, pattern) for pattern in only))
+        and (not seeds or run.seed in seeds)
+    ]
+
+
+def _make(run: PlannedRun, out: Path, console: Console | None, tell: Callable[[str], None]) -> None:
     folder = out / run.folder
-    if run.networks_from:
-        sources = [out / name / f"seed-{run.seed}" for name in run.networks_from]
-        take_networks(sources, folder, run.config)
-    federate(run.config, folder, resume=(folder / "config.toml").is_file(), console=console)
+    begun = folder / "config.toml"
+    outdated = begun.is_file() and RunConfig.load(begun) != run.config
+    if outdated:
+        RunFolder.open(folder, run.config, resume=False, overwrite=True)
+    source = None if run.networks_from is None else out / run.networks_from / f"seed-{run.seed}"
+    taken = begin_with_known(run.config, folder, out.parent, source)
+    if taken:
+        tell(f"  taken over: {', '.join(taken)}")
+    federate(run.config, folder, resume=begun.is_file(), console=console)
     write_report(folder)
 
 

@@ -191,6 +191,8 @@ class RunConfig(_Section):
         bits_up, bits_down: bits per latent entry on the wire; 32 sends float32.
         threads: torch threads, 0 = all cores.
         late_sites: sites that take no part in training and join when all is trained, to see what that costs them.
+        calibrate: whether each site chooses, on its validation images, from which probability on a pixel is foreground;
+            otherwise, and with the nonlinear mask codec, whose scores are none, the likeliest class is taken.
     """
 
     data: Path
@@ -206,6 +208,7 @@ class RunConfig(_Section):
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     threads: Annotated[int, Field(ge=0)] = 0
     late_sites: tuple[str, ...] = ()
+    calibrate: bool = True
     reading: ReadingConfig = ReadingConfig()
     codec: CodecConfig = CodecConfig()
     mapper: MapperConfig = MapperConfig()
@@ -278,6 +281,11 @@ class RunConfig(_Section):
             raise ValueError(
                 f'{name}: expected m * 2^a with odd m <= {MAX_ODD_FACTOR}, got {dim}; set mixing="haar"'
             )
+
+    @property
+    def calibrated(self) -> bool:
+        """Whether sites choose thresholds: asked for, and the scores are probabilities."""
+        return self.calibrate and self.codec.mask == "linear"
 
     def check_classes(self, classes: int) -> None:
         """What only the data tells: whether the keys can serve `classes` classes, background included.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
@@ -15,19 +15,46 @@ from torch import Tensor
 from ppcmi_fast.data.arrays import Arrays
 from ppcmi_fast.federation.channel import Channel
 from ppcmi_fast.federation.site import Site
-from ppcmi_fast.metrics import ImageScores
+from ppcmi_fast.metrics import ImageScores, dice_scores
 
 EXAMPLES_PER_SITE = 4
 
 
-def predict_through_wire(site: Site, channel: Channel, images: Tensor, batch: int = 32) -> Tensor:
-    """Class maps int64 [N, H, W]: query, reply, decode."""
-    maps = []
+def mean_dice(maps: Tensor, data: Arrays, classes: int) -> float:
+    """Of class maps int64 [N, H, W] of the images, over images and classes."""
+    return float(dice_scores(maps, data.masks, classes).mean())
+
+
+def class_maps(scores: Tensor, threshold: float | None) -> Tensor:
+    """The classes that scores stand for.
+
+    Args:
+        scores: float [N, classes, H, W], probabilities where there is a threshold.
+        threshold: foreground is what is not background with more than this probability, of its likeliest class; None
+            takes the highest score.
+
+    Returns:
+        int64 [N, H, W].
+    """
+    if threshold is None:
+        return scores.argmax(1)
+    foreground = 1 - scores[:, 0] > threshold
+    return torch.where(foreground, scores[:, 1:].argmax(1) + 1, 0)
+
+
+def answers_through_wire(site: Site, channel: Channel, images: Tensor, batch: int = 32) -> Iterator[Tensor]:
+    """Class scores [n, classes, H, W] of the images, some at a time: query, reply, decode."""
     for chunk in images.split(batch):
         reply = channel.send(site.query(chunk))
         assert reply is not None
-        maps.append(site.open_reply(reply).argmax(1))
-    return torch.cat(maps)
+        yield site.open_reply(reply)
+
+
+def predict_through_wire(site: Site, channel: Channel, images: Tensor) -> Tensor:
+    """Class maps int64 [N, H, W] at the site's threshold."""
+    return torch.cat(
+        [class_maps(scores, site.threshold) for scores in answers_through_wire(site, channel, images)]
+    )
 
 
 def measure_latency(site: Site, channel: Channel, images: Tensor, repeats: int = 30) -> dict[str, float]:

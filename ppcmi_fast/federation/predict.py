@@ -20,9 +20,11 @@ from ppcmi_fast.data.readers.volumes import read_volume, write_labels
 from ppcmi_fast.data.records import Pixels
 from ppcmi_fast.errors import DataError, RunError
 from ppcmi_fast.federation.build import make_mapper, make_site
+from ppcmi_fast.federation.calibration import load_threshold
 from ppcmi_fast.federation.channel import Channel
 from ppcmi_fast.federation.codecs import make_learner
 from ppcmi_fast.federation.config import RunConfig
+from ppcmi_fast.federation.evaluate import class_maps
 from ppcmi_fast.federation.runfolder import RunFolder, load_module, read_json
 from ppcmi_fast.federation.server import Server
 from ppcmi_fast.federation.tuning import encoder_of
@@ -92,6 +94,7 @@ class Segmenter:
             self._channel.send(member.register(self.config.size, self.config.size))
         server.mapper = mapper
         self._site = make_site(self.config, folder, site, learner)
+        load_threshold(folder, self._site)
 
     def class_map(self, pixels: Tensor, shape: tuple[int, int]) -> ClassMap:
         """Classes uint8 of `shape`, from an image [1, size, size] in 0..1."""
@@ -99,7 +102,7 @@ class Segmenter:
         assert reply is not None
         scores = self._site.open_reply(reply)
         scores = torch.nn.functional.interpolate(scores, size=shape, mode="bilinear", align_corners=False)
-        return np.asarray(scores.argmax(1)[0].numpy(), dtype=np.uint8)
+        return np.asarray(class_maps(scores, self._site.threshold)[0].numpy(), dtype=np.uint8)
 
     def segment(self, values: Iterable[Pixels]) -> ClassMap:
         """Classes [slices, H, W] of slices in the units of their file, scaled as in training."""

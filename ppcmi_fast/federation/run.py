@@ -6,6 +6,7 @@ import resource
 import sys
 import time
 from collections import Counter
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,10 +22,11 @@ from ppcmi_fast.data.records import Dataset
 from ppcmi_fast.data.splits import Split, split_by_subject
 from ppcmi_fast.environment import describe_environment
 from ppcmi_fast.federation.build import Federation, build_federation, draw_keys, upload_training_latents
+from ppcmi_fast.federation.calibration import calibrate, save_threshold
 from ppcmi_fast.federation.codecs import CodecRounds, Participant, share_phantom_codec
 from ppcmi_fast.federation.config import RunConfig
 from ppcmi_fast.federation.dataset import check_dataset, check_phantom, read_dataset
-from ppcmi_fast.federation.evaluate import measure_latency, pick_examples, predict_through_wire
+from ppcmi_fast.federation.evaluate import mean_dice, measure_latency, pick_examples, predict_through_wire
 from ppcmi_fast.federation.late import check_late_sites, late_answers
 from ppcmi_fast.federation.progress import StageProgress
 from ppcmi_fast.federation.runfolder import RunFolder, load_module, save_module, write_json
@@ -32,7 +34,7 @@ from ppcmi_fast.federation.scoring import Scorer, compare_rows, summarise_rows
 from ppcmi_fast.federation.stages import FolderStages, describe
 from ppcmi_fast.federation.tuning import TuningRounds, encoder_of
 from ppcmi_fast.mapper import train_mapper
-from ppcmi_fast.metrics import dice_scores, write_scores
+from ppcmi_fast.metrics import write_scores
 from ppcmi_fast.training import FitSettings, FitState, half_precision
 
 if TYPE_CHECKING:
@@ -65,7 +67,7 @@ class FederatedRun:
 
     def dice(self, maps: Tensor, data: Arrays) -> float:
         """Mean Dice over images and classes, for validation."""
-        return float(dice_scores(maps, data.masks, self.dataset.classes).mean())
+        return mean_dice(maps, data, self.dataset.classes)
 
     def _codec_score(self, participant: Participant) -> float:
         images = participant.val.images
@@ -142,6 +144,9 @@ class FederatedRun:
         encoders = {name: self.folder.site(name) / "encoder_tuned.safetensors" for name in names}
         path = self.folder.server / "mapper_tuned.safetensors"
 
+        for participant in federation.participants:
+            participant.site.threshold = None
+
         def score(participant: Participant) -> float:
             found = predict_through_wire(participant.site, federation.channel, participant.val.images)
             return self.dice(found, participant.val)
@@ -207,18 +212,13 @@ class FederatedRun:
         self.train_codecs(federation)
         self.train_mapper(federation)
         tests = self.site_data("test")
-
-        def answers(some: Federation) -> dict[str, Tensor]:
-            return {
-                p.site.name: predict_through_wire(p.site, some.channel, tests[p.site.name].images)
-                for p in some.participants
-            }
-
-        maps = {"ppcmi": answers(federation)}
+        maps = {"ppcmi": self._answers(federation)}
         if self.config.tuning.rounds:
             one_shot = maps["ppcmi"]
             self.tune(federation)
-            maps = {"ppcmi": answers(federation), "ppcmi_one_shot": one_shot}
+            maps = {"ppcmi": self._answers(federation), "ppcmi_one_shot": one_shot}
+        for participant in federation.participants:
+            save_threshold(self.folder, participant.site)
         first = federation.participants[0]
         payload = federation.payload_per_image(tests[first.site.name].images[:1])
         latency = measure_latency(first.site, federation.channel, tests[first.site.name].images)
@@ -232,7 +232,7 @@ class FederatedRun:
                 {p.site.name: p.learner for p in federation.participants},
             )
             exact.server.mapper = federation.mapper
-            maps["ppcmi_float32"] = answers(exact)
+            maps["ppcmi_float32"] = self._answers(exact)
         outcomes = self.train_baselines()
         maps |= {name: outcome.maps for name, outcome in outcomes.items()}
         facts = {name: _facts_of(outcome) for name, outcome in outcomes.items()}
@@ -243,6 +243,17 @@ class FederatedRun:
             metrics["late_sites"] = self._score_late(federation)
             write_json(self.folder.root / "metrics.json", metrics)
         return metrics
+
+    def _answers(self, federation: Federation) -> dict[str, Tensor]:
+        """Class maps of every site's test images, each site's threshold chosen first."""
+        maps = {}
+        for participant in federation.participants:
+            site, val = participant.site, participant.val
+            if self.config.calibrated:
+                calibrate(site, federation.channel, val.images, partial(self.dice, data=val))
+            images = self.data[site.name]["test"].images
+            maps[site.name] = predict_through_wire(site, federation.channel, images)
+        return maps
 
     def _score_late(self, federation: Federation) -> dict[str, Any]:
         """Our scores of sites that joined after the training, as `methods` has those of the others."""
@@ -326,6 +337,7 @@ class FederatedRun:
                 "registration_total": federation.channel.bytes_by_kind.get("register", 0),
             },
             "latency_ms": latency,
+            "thresholds": {p.site.name: p.site.threshold for p in federation.participants},
             "seconds": {name: stage["seconds"] for name, stage in stages.items()},
             "peak_rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
             "environment": {

@@ -33,6 +33,9 @@ class Site:
         folds: image scale -> fold.
         bits_up, bits_down: 2, 4, 8, or 32 for float32.
 
+    Attributes:
+        threshold: probability of foreground above which a pixel is, see `calibration`; None takes the likeliest class.
+
     Raises:
         ConfigError: another trust mode or width, a key of another kind or federation, or trust "federation" without
             a federation key.
@@ -67,6 +70,7 @@ class Site:
         self.name, self.federation_id, self.epoch, self.trust = name, federation_id, epoch, trust
         self.image_codec, self.mask_codec = image_codec, mask_codec
         self.bits_up, self.bits_down = bits_up, bits_down
+        self.threshold: float | None = None
         self._federation_key = federation_key
         self._sent: Latents = {}
         self._params: dict[tuple[str, int], ops.KltParams] = {}

@@ -1,0 +1,118 @@
+"""Nothing is trained twice: networks of the same settings are taken over from finished runs."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ppcmi_fast.errors import ConfigError, RunError
+from ppcmi_fast.federation.config import RunConfig
+from ppcmi_fast.federation.runfolder import RunFolder, read_json, write_json
+
+# Ours: the keys go with what was trained under them.
+OUR_FOLDERS = ("keys", "server", "sites")
+OUR_STAGES = ("codec", "mapper", "tuning")
+# What changes answers and scores, but not what was trained.
+EVALUATION = ("calibrate", "baselines", "measures", "threads")
+# What decides the images that a baseline sees, and in which part they are.
+DATA = ("data", "size", "classes", "seed", "reading", "late_sites")
+
+
+def our_training(config: RunConfig) -> dict[str, Any]:
+    """The settings that our networks depend on."""
+    return config.model_dump(exclude={*EVALUATION})
+
+
+def baseline_training(config: RunConfig) -> dict[str, Any]:
+    """The settings that each baseline depends on."""
+    own = config.model_dump(include={*DATA}) | {"baselines": config.baselines.model_dump(exclude={"methods"})}
+    if config.baselines.images:
+        return own
+    # As many images as ours saw.
+    return own | config.model_dump(include={"codec", "mapper", "tuning"})
+
+
+@dataclass(frozen=True)
+class FinishedRun:
+    """A finished run that others may take networks from."""
+
+    folder: Path
+    config: RunConfig
+
+
+def finished_runs(out: Path) -> Iterator[FinishedRun]:
+    """Those of every experiment in the folder of experiments, oldest names first."""
+    for metrics in sorted(out.glob("*/*/seed-*/metrics.json")):
+        folder = metrics.parent
+        try:
+            yield FinishedRun(folder, RunConfig.load(folder / "config.toml"))
+        except ConfigError:
+            # Of a version with other settings: nothing to take.
+            continue
+
+
+def _first(runs: list[FinishedRun], fits: Callable[[FinishedRun], bool]) -> Path | None:
+    return next((run.folder for run in runs if fits(run)), None)
+
+
+def begin_with_known(config: RunConfig, target: Path, out: Path, networks: Path | None) -> list[str]:
+    """Begin a run with what finished runs have trained for it.
+
+    Args:
+        config: its settings.
+        target: its folder.
+        out: folder of experiments.
+        networks: the run whose networks of ours it takes, whatever its settings; None takes those of a run of the same.
+
+    Returns:
+        What was taken, by name: "ours" and baselines.
+
+    Raises:
+        RunError: `networks` is not finished.
+    """
+    if networks is not None and not (networks / "metrics.json").is_file():
+        raise RunError(f"{networks}: expected a finished run to take networks from; run its variant first")
+    runs = [run for run in finished_runs(out) if run.folder != target]
+    ours = networks or _first(runs, lambda run: our_training(run.config) == our_training(config))
+    if ours is None or (target / "stages.json").is_file():
+        return []
+    folder = RunFolder.open(target, config, resume=target.exists(), overwrite=False)
+    for name in OUR_FOLDERS:
+        shutil.copytree(ours / name, target / name, dirs_exist_ok=True)
+    shutil.copyfile(ours / "split.json", target / "split.json")
+    found = read_json(ours / "stages.json")
+    stages = {name: found[name] for name in OUR_STAGES if name in found}
+    taken = ["ours"]
+    for method in config.baselines.methods:
+        source = _first(runs, lambda run, method=method: _has(run, method, config))  # type: ignore[misc]
+        if source is not None:
+            stages |= _copy_baseline(method, source, target)
+            taken.append(method)
+    # Last, because what it names must be there.
+    write_json(folder.root / "stages.json", stages)
+    return taken
+
+
+def _has(run: FinishedRun, method: str, config: RunConfig) -> bool:
+    trained = method in run.config.baselines.methods
+    return trained and baseline_training(run.config) == baseline_training(config)
+
+
+def _copy_baseline(method: str, source: Path, target: Path) -> dict[str, Any]:
+    """Copy one method's networks; their entries of stages.json."""
+    (target / "baselines").mkdir(exist_ok=True)
+    stages = {
+        name: entry for name, entry in read_json(source / "stages.json").items() if _method_of(name) == method
+    }
+    for name in stages:
+        file = f"{name}.safetensors"
+        shutil.copyfile(source / "baselines" / file, target / "baselines" / file)
+    return stages
+
+
+def _method_of(stage: str) -> str:
+    """Of stages such as "unet_local.SITE" and "fedavg@0.001"."""
+    return stage.split("@")[0].split(".")[0]

@@ -1,0 +1,117 @@
+"""Thresholds: chosen where the figure is best, kept with the site, used by whoever segments for it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from federation_parties import connect, data, make_site
+from test_experiments import TINY
+from torch import Tensor, nn
+
+from ppcmi_fast.data.phantom import write_phantom
+from ppcmi_fast.errors import RunError
+from ppcmi_fast.federation.calibration import (
+    THRESHOLDS,
+    best_threshold,
+    calibrate,
+    load_threshold,
+    save_threshold,
+)
+from ppcmi_fast.federation.config import RunConfig
+from ppcmi_fast.federation.evaluate import class_maps, predict_through_wire
+from ppcmi_fast.federation.predict import Segmenter
+from ppcmi_fast.federation.run import federate
+from ppcmi_fast.federation.runfolder import RunFolder
+
+
+def binary(foreground: Tensor) -> Tensor:
+    """Scores [1, 2, 1, N] of pixels with these probabilities of foreground."""
+    return torch.stack([1 - foreground, foreground]).view(1, 2, 1, -1)
+
+
+def test_foreground_is_what_passes_the_threshold_as_its_likeliest_class() -> None:
+    scores = torch.tensor([[0.5, 0.2, 0.3], [0.7, 0.25, 0.05], [0.1, 0.9, 0.0]]).T.reshape(1, 3, 1, 3)
+    assert class_maps(scores, 0.4).flatten().tolist() == [2, 0, 1]
+    assert class_maps(scores, 0.2).flatten().tolist() == [2, 1, 1]
+    assert class_maps(scores, None).flatten().tolist() == [0, 0, 1]
+
+
+def test_the_threshold_is_the_best_and_of_equal_ones_the_middle() -> None:
+    scores = binary(torch.tensor([0.1, 0.31, 0.46, 0.9]))
+    truth = torch.tensor([0, 0, 1, 1]).view(1, 1, 4)
+
+    def accuracy(maps: Tensor) -> float:
+        return float((maps == truth).float().mean())
+
+    assert 0.31 <= best_threshold(scores, accuracy) < 0.46
+    best = [t for t in THRESHOLDS if 0.31 <= t < 0.46]
+    assert best_threshold(scores, accuracy) == best[len(best) // 2]
+
+
+class Halfway(nn.Module):
+    """A mapper that is sure of nothing: foreground has a probability below one half."""
+
+    def __init__(self, answer: Tensor) -> None:
+        super().__init__()
+        self.answer = answer
+
+    def forward(self, latents: dict[int, Tensor], site: Tensor) -> dict[int, Tensor]:
+        return {8: self.answer[: len(site)]}
+
+
+def test_a_site_chooses_by_itself_through_the_wire() -> None:
+    site = make_site("a", bits_up=32, bits_down=32)
+    channel = connect([site])
+    images, masks = data()
+    masks = torch.zeros_like(masks)
+    masks[:, 8:24, 8:16] = 1
+    channel.send(site.upload(images, masks, "train"))
+    _, targets, _ = channel.server.latent_set("train").batch(torch.arange(len(images)))
+    channel.send(site.upload(images, torch.zeros_like(masks), "val"))
+    _, none, _ = channel.server.latent_set("val").batch(torch.arange(len(images)))
+    # Foreground at probability 0.4, background at 0.
+    channel.server.mapper = Halfway(0.4 * targets[8] + 0.6 * none[8])  # type: ignore[assignment]
+    assert predict_through_wire(site, channel, images).sum() < 0.01 * masks.sum()
+    calibrate(site, channel, images, lambda maps: float((maps == masks).float().mean()))
+    assert site.threshold is not None and site.threshold < 0.4
+    assert (predict_through_wire(site, channel, images) == masks).float().mean() > 0.98
+    before = site.threshold
+    calibrate(site, channel, images[:0], lambda maps: 0.0)
+    assert site.threshold == before
+
+
+def test_it_is_kept_with_the_site_and_a_damaged_one_is_refused(tmp_path: Path) -> None:
+    folder, site = RunFolder(tmp_path), make_site("a")
+    for value in (0.425, None):
+        site.threshold = value
+        save_threshold(folder, site)
+        other = make_site("a")
+        load_threshold(folder, other)
+        assert other.threshold == value
+    for damaged in ('{"threshold": 7}', '{"threshold": "x"}', "{}"):
+        (tmp_path / "sites" / "a" / "threshold.json").write_text(damaged)
+        with pytest.raises(RunError, match=r"threshold\.json: expected a threshold between 0 and 1 or null"):
+            load_threshold(folder, site)
+
+
+def test_a_run_calibrates_and_segments_at_what_it_chose(tmp_path: Path) -> None:
+    write_phantom("cardiac", tmp_path / "data", subjects=3, sites=2, slices=1, size=32)
+    settings = {"data": str(tmp_path / "data")}
+    overrides = [f"{name}={json.dumps(value)}" for name, value in TINY.items()]
+    for calibrated in (True, False):
+        config = RunConfig.build(settings, [*overrides, f"calibrate={json.dumps(calibrated)}"])
+        out = tmp_path / f"run-{calibrated}"
+        chosen = federate(config, out)["thresholds"]
+        assert set(chosen) == {"site-0", "site-1"}
+        assert all((value in THRESHOLDS) == calibrated for value in chosen.values())
+        found = []
+        for value in (0.0001, 0.9999):
+            (out / "sites" / "site-1" / "threshold.json").write_text(json.dumps({"threshold": value}))
+            found.append(Segmenter(out, "site-1").class_map(torch.rand(1, 32, 32), (32, 32)).mean())
+        assert found[0] > found[1]
+    (out / "sites" / "site-1" / "threshold.json").unlink()
+    with pytest.raises(RunError, match="expected a JSON file of a finished stage"):
+        Segmenter(out, "site-1")
