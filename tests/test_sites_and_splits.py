@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from ppcmi_fast.cli.app import app
 from ppcmi_fast.data.readers import open_dataset
 from ppcmi_fast.data.records import Record
-from ppcmi_fast.data.splits import split_by_subject
+from ppcmi_fast.data.splits import limit_training, split_by_subject
 from ppcmi_fast.data.summary import summarise
 from ppcmi_fast.errors import DataError
 
@@ -87,6 +87,19 @@ def test_without_groups_the_classes_shown_are_divided() -> None:
     split = split_by_subject(found)
     assert sum(record.classes == (1,) for record in split.test) in (2, 3)
     assert sum(record.classes == (1,) for record in split.val) in (1, 2)
+
+
+def test_fewer_training_images_are_some_of_more_and_the_rest_stays() -> None:
+    split = split_by_subject(records(["x"] * 40) + records(["x"] * 20, site="b"))
+    assert limit_training(split, 0) == split
+    few, more = limit_training(split, 3, seed=1), limit_training(split, 9, seed=1)
+    assert Counter(r.site for r in few.train) == {"a": 3, "b": 3}
+    assert Counter(r.site for r in more.train) == {"a": 9, "b": 9}
+    assert set(map(id, few.train)) < set(map(id, more.train)) < set(map(id, split.train))
+    assert (few.val, few.test) == (split.val, split.test)
+    assert limit_training(split, 3, seed=2).train != few.train
+    with pytest.raises(DataError, match=r"expected at most the 12 training images of site 'b', got 13"):
+        limit_training(split, 13)
 
 
 def test_mixed_spacings_are_said_and_kept(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 
 from ppcmi_fast.data.records import Record
@@ -113,3 +113,30 @@ def split_by_subject(
     split = Split(**parts)
     check_disjoint(split)
     return split
+
+
+def limit_training(split: Split, images: int, seed: int = 0) -> Split:
+    """Keep so many training images of each site, drawn at random; validation and test stay whole.
+
+    Args:
+        split: of all records.
+        images: per site; 0 keeps all.
+        seed: fixes the draw; of two limits the smaller keeps some of what the larger does.
+
+    Raises:
+        DataError: a site has fewer.
+    """
+    if not images:
+        return split
+    kept: list[Record] = []
+    for site in sorted({record.site for record in split.train}):
+        own = [record for record in split.train if record.site == site]
+        if len(own) < images:
+            raise DataError(
+                f"reading.train_images: expected at most the {len(own)} training images of site {site!r}, got"
+                f" {images}; lower it, or 0 for all"
+            )
+        order = list(range(len(own)))
+        random.Random(seed).shuffle(order)
+        kept += [own[number] for number in sorted(order[:images])]
+    return replace(split, train=kept)

@@ -141,6 +141,7 @@ class ReadingConfig(_Section):
         max_broken: share of files that may be unreadable.
         partition: "data" takes the sites that the data names, "group" a site a group, "iid" and "skew" draw `sites`.
         concentration: of the Dirichlet draw of "skew".
+        train_images: that each site keeps for training, drawn with the seed, to see what fewer cost; 0 keeps all.
         modality: how images are augmented; "auto" as the layout says, "general" where it says nothing.
         cache: folder where decoded and resized slices are kept between runs; None keeps none, because they are copies
             of patients' images.
@@ -153,6 +154,7 @@ class ReadingConfig(_Section):
     partition: Literal["data", "group", "iid", "skew"] = "data"
     sites: Annotated[int, Field(ge=2)] = 4
     concentration: Annotated[float, Field(gt=0)] = 0.5
+    train_images: Annotated[int, Field(ge=0)] = 0
     modality: Literal["auto", "general", "ultrasound", "mri", "ct"] = "auto"
     cache: Path | None = None
 

@@ -19,7 +19,7 @@ from ppcmi_fast.baselines.base import VALIDATIONS, count_parameters
 from ppcmi_fast.data.arrays import Arrays, load_arrays
 from ppcmi_fast.data.cache import SliceCache
 from ppcmi_fast.data.records import Dataset
-from ppcmi_fast.data.splits import Split, split_by_subject
+from ppcmi_fast.data.splits import Split, limit_training, split_by_subject
 from ppcmi_fast.environment import describe_environment
 from ppcmi_fast.federation.build import Federation, build_federation, draw_keys, upload_training_latents
 from ppcmi_fast.federation.calibration import calibrate, save_threshold
@@ -397,7 +397,9 @@ def federate(
     config.check_classes(dataset.classes)
     check_phantom(config, dataset.classes)
     check_late_sites(config, {record.site for record in dataset.records})
-    split = split_by_subject(dataset.records, seed=config.seed)
+    split = limit_training(
+        split_by_subject(dataset.records, seed=config.seed), config.reading.train_images, config.seed
+    )
     folder = RunFolder.open(out, config, resume=resume, overwrite=overwrite)
     folder.check_split(split.to_json())
     run = FederatedRun(config, folder, dataset, split, console or Console(quiet=True))
