@@ -27,10 +27,10 @@ TEST_ENV := OMP_NUM_THREADS=1
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup fmt lint test bench bench-cpu gpu-check docs demo smoke wheel clean
+.PHONY: help setup fmt lint test experiments-smoke bench bench-cpu gpu-check gpu-experiments docs demo smoke wheel clean
 
 help:
-	@echo "make demo | test | setup | lint | fmt | bench | bench-cpu | gpu-check | docs | smoke | wheel | clean   (see the top of the Makefile)"
+	@echo "make demo | test | setup | lint | fmt | bench | bench-cpu | gpu-check | gpu-experiments | docs | smoke | wheel | clean   (see the top of the Makefile)"
 
 setup: $(VENV)/.installed
 
@@ -94,6 +94,12 @@ bench-cpu: setup
 # CUDA, scikit-build-core, pybind11 and pytest have to be there. Writes benchmarks/results/gpu.json.
 gpu-check:
 	$(PYTHON) benchmarks/gpu_check.py
+
+# The comparison at the published size, a piece of some minutes a call, until it says that all is done. PPCMI_DATA names
+# the folder of sunnybrook; $(PYTHON) has this package and torch for CUDA.
+MINUTES ?= 7
+gpu-experiments:
+	$(PYTHON) -m ppcmi_fast.cli experiment run gpu_full_size --max-minutes $(MINUTES)
 
 # The pages made from figures: docs/results.md from docs/results/, docs/performance.md and
 # docs/reading.md from benchmarks/results/.

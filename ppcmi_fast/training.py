@@ -18,7 +18,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from ppcmi_fast.errors import RunError
+from ppcmi_fast.errors import ConfigError, RunError
 from ppcmi_fast.interrupt import DeferredInterrupt
 
 _GOLDEN = 0x9E3779B97F4A7C15
@@ -83,9 +83,27 @@ def half_precision() -> bool:
     return bool(torch.cpu._is_avx512_bf16_supported())
 
 
-def autocast() -> torch.autocast:
-    """The precision in which every network of the package trains, ours and the baselines alike."""
-    return torch.autocast("cpu", torch.bfloat16, enabled=half_precision())
+def autocast(device: torch.device) -> torch.autocast:
+    """The precision in which every network of the package trains on a device, ours and the baselines alike."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=device.type != "cpu" or half_precision())
+
+
+def choose_device(name: str) -> torch.device:
+    """The device of a setting "cpu", "cuda" or "auto", the GPU where there is one.
+
+    Raises:
+        ConfigError: a GPU is asked for and there is none.
+    """
+    found = torch.cuda.is_available()
+    if name == "cuda" and not found:
+        raise ConfigError('device: expected a CUDA device for "cuda", found none; set device="cpu"')
+    return torch.device("cuda" if found and name != "cpu" else "cpu")
+
+
+def device_of(module: nn.Module) -> torch.device:
+    """Where a network lies; one without weights is taken to lie on the CPU."""
+    first = next(module.parameters(), None)
+    return torch.device("cpu") if first is None else first.device
 
 
 def make_optimizer(module: nn.Module, settings: FitSettings) -> torch.optim.AdamW:

@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
+from ppcmi_fast.baselines.architectures import make_network
 from ppcmi_fast.data.arrays import Arrays
 from ppcmi_fast.metrics import dice_scores
 from ppcmi_fast.training import FitSettings, FitState
@@ -63,6 +65,7 @@ class Workbench:
         mu: weight of FedProx's proximal term.
         architecture: of the networks, see `architectures.make_network`.
         published_width: fraction of the published profile's channels.
+        device: where the networks are trained.
         suffix: of the stages' names, for trials beside the real training.
     """
 
@@ -77,6 +80,7 @@ class Workbench:
     mu: float = 0.01
     architecture: str = "unet"
     published_width: float = 0.25
+    device: torch.device = torch.device("cpu")  # noqa: RUF009 - immutable
     suffix: str = ""
 
     def train(
@@ -84,6 +88,10 @@ class Workbench:
     ) -> dict[str, Any]:
         """`Stages.train` under this workbench's names."""
         return self.stages.train(name + self.suffix, module, total, fit)
+
+    def network(self, norm: str = "INSTANCE") -> nn.Module:
+        """A new network of the architecture, with the seed's first weights, where it is trained."""
+        return make_network(self.architecture, self.classes, self.seed, norm).to(self.device)
 
     def settings(self, steps: int) -> FitSettings:
         """Of one network trained for so many steps."""

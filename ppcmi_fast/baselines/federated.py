@@ -8,7 +8,6 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from ppcmi_fast.baselines.architectures import make_network
 from ppcmi_fast.baselines.base import VALIDATIONS, Outcome, Progress, Workbench, count_parameters
 from ppcmi_fast.baselines.unet import batch_loss, make_criterion, predict
 from ppcmi_fast.errors import ConfigError
@@ -151,7 +150,7 @@ def _federated(bench: Workbench, name: str, mu: float, *, keep_norms: bool) -> O
             f'baselines.architecture: expected "unet" for fedbn, which needs batch norms, got "{bench.architecture}"'
         )
     norm = "BATCH" if keep_norms else "INSTANCE"
-    nets = {site: make_network(bench.architecture, bench.classes, bench.seed, norm) for site in bench.sites}
+    nets = {site: bench.network(norm) for site in bench.sites}
     local = norm_keys(next(iter(nets.values()))) if keep_norms else set()
 
     def fit(checkpoint: Path, progress: Progress) -> FitState:

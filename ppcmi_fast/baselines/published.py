@@ -26,13 +26,14 @@ from ppcmi_fast.codec.mask import one_hot_foreground
 from ppcmi_fast.data.augment import augment
 from ppcmi_fast.errors import ConfigError
 from ppcmi_fast.keys import SiteKey
-from ppcmi_fast.training import Fit, FitSettings, FitState, autocast, step_generator
+from ppcmi_fast.training import Fit, FitSettings, FitState, autocast, device_of, step_generator
 
 AUTOENCODER_EPOCHS, MAPPER_EPOCHS = 100, 150
 LEARNING_RATE = 1e-3
 VIEWS = 4  # of each training image at the server, the first as it is, the others augmented
 FLOAT_BYTES = 4
 COARSEST = 32
+CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
@@ -85,8 +86,8 @@ def _member(bench: Workbench, profile: Profile, name: str) -> Member:
     # The same first weights at every site: the paper does not say, and latents of one origin are easier to map.
     torch.manual_seed(bench.seed)
     width = bench.published_width
-    image = Autoencoder(1, width, skips=profile.skips)
-    mask = Autoencoder(bench.classes - 1, width, skips=profile.skips)
+    image = Autoencoder(1, width, skips=profile.skips).to(bench.device)
+    mask = Autoencoder(bench.classes - 1, width, skips=profile.skips).to(bench.device)
     params = {}
     if profile.keys:
         key = SiteKey.generate("published")
@@ -109,13 +110,13 @@ def _train_autoencoder(
     def loss(generator: torch.Generator) -> Tensor:
         index = torch.randint(len(train.images), (bench.batch,), generator=generator)
         images, masks = augment(train.images[index], train.masks[index], generator, train.modality)
-        target = _picture(role, images, masks, bench.classes)
-        with autocast():
+        target = _picture(role, images, masks, bench.classes).to(bench.device)
+        with autocast(bench.device):
             logits = net(target)
         return bce_dice(logits, target)
 
     def validate() -> float:
-        target = _picture(role, val.images, val.masks, bench.classes)
+        target = _picture(role, val.images, val.masks, bench.classes).to(bench.device)
         return -float(bce_dice(net(target), target))
 
     def fit(checkpoint: Path, progress: Progress) -> FitState:
@@ -141,13 +142,18 @@ def _upload(bench: Workbench, member: Member, number: int) -> tuple[Latents, Lat
         some = (train.images, train.masks)
         if view:
             some = augment(train.images, train.masks, generator, train.modality)
-        images.append(member.protect("image", member.image.encode(some[0].clamp(0, 1))))
-        masks.append(member.protect("mask", member.mask.encode(one_hot_foreground(some[1], bench.classes))))
+        pictures, truth = some[0].clamp(0, 1), one_hot_foreground(some[1], bench.classes)
+        images.append(member.protect("image", _moved(member.image.encode(pictures.to(bench.device)), CPU)))
+        masks.append(member.protect("mask", _moved(member.mask.encode(truth.to(bench.device)), CPU)))
     return _joined(images), _joined(masks)
 
 
 def _joined(parts: list[Latents]) -> Latents:
     return {scale: torch.cat([part[scale] for part in parts]) for scale in parts[0]}
+
+
+def _moved(latents: Latents, device: torch.device) -> Latents:
+    return {scale: z.to(device) for scale, z in latents.items()}
 
 
 def _values(latents: Latents) -> int:
@@ -156,15 +162,16 @@ def _values(latents: Latents) -> int:
 
 def _answers(member: Member, mapping: Mapping, images: Tensor) -> Tensor:
     """Class maps int64 [N, H, W] of a site's images, all the way and back."""
-    maps = []
+    maps, device = [], device_of(mapping)
     with torch.no_grad():
         for some in images.split(32):
-            query = member.protect("image", member.image.encode(some))
-            reply = member.protect("mask", mapping(member.recover("image", query)))
-            probability = member.mask.decode(member.recover("mask", reply)).sigmoid()
+            query = member.protect("image", _moved(member.image.encode(some.to(device)), CPU))
+            found = mapping(_moved(member.recover("image", query), device))
+            reply = member.protect("mask", _moved(found, CPU))
+            probability = member.mask.decode(_moved(member.recover("mask", reply), device)).sigmoid()
             # Ours, for more than one class: the likeliest, or background where none reaches one half.
             best = probability.max(1)
-            maps.append(torch.where(best.values > 0.5, best.indices + 1, 0))
+            maps.append(torch.where(best.values > 0.5, best.indices + 1, 0).cpu())
     return torch.cat(maps)
 
 
@@ -198,15 +205,18 @@ def run_profile(bench: Workbench, profile: Profile) -> Outcome:
     first = members[0]
     mapping = Mapping(
         first.image.latent_dims, first.mask.latent_dims, bench.published_width, pyramid=profile.pyramid
-    )
+    ).to(bench.device)
     mapper_steps = max(1, bench.images * MAPPER_EPOCHS // epochs // bench.batch)
     count = len(next(iter(inputs.values())))
 
     def loss(generator: torch.Generator) -> Tensor:
         index = torch.randint(count, (bench.batch,), generator=generator)
-        with autocast():
-            guess = mapping({scale: z[index] for scale, z in inputs.items()})
-        return sum((F.mse_loss(guess[s].float(), z[index]) for s, z in targets.items()), torch.zeros(()))
+        some, wanted = (
+            _moved({s: z[index] for s, z in latents.items()}, bench.device) for latents in (inputs, targets)
+        )
+        with autocast(bench.device):
+            guess = mapping(some)
+        return sum((F.mse_loss(guess[s].float(), z) for s, z in wanted.items()), torch.zeros(()))
 
     def validate() -> float:
         by_name = {member.name: member for member in members}

@@ -13,11 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ppcmi_fast.baselines.architectures import make_network
 from ppcmi_fast.baselines.base import Outcome, Progress, Workbench, count_parameters
 from ppcmi_fast.baselines.unet import batch_loss, make_criterion, predict
 from ppcmi_fast.errors import ConfigError
-from ppcmi_fast.training import Fit, FitState
+from ppcmi_fast.training import Fit, FitState, device_of
 
 FLOAT_BYTES = 4
 
@@ -33,7 +32,7 @@ def values_at_cuts(net: nn.Module, images: Tensor) -> int:
     """How many numbers cross the two cuts one way for these images; their gradients cross back."""
     head, body, _ = cut(net)
     with torch.no_grad():
-        inside = head(images)
+        inside = head(images.to(device_of(net)))
         across: int = inside.numel() + body(inside).numel()
     return across
 
@@ -48,7 +47,7 @@ def split_learning(bench: Workbench) -> Outcome:
         raise ConfigError(
             f'baselines.architecture: expected "unet" for split_learning, got "{bench.architecture}"; it alone is cut'
         )
-    net = make_network("unet", bench.classes, bench.seed)
+    net = bench.network()
     names = list(bench.sites)
     turn = max(1, bench.images // (bench.batch * bench.rounds * len(names)))
     steps = turn * bench.rounds * len(names)

@@ -8,18 +8,18 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from ppcmi_fast.baselines.architectures import make_network
 from ppcmi_fast.baselines.base import Outcome, Progress, SiteData, Workbench, count_parameters
 from ppcmi_fast.data.arrays import Arrays
 from ppcmi_fast.data.augment import augment
 from ppcmi_fast.metrics import dice_scores
-from ppcmi_fast.training import Fit, FitSettings, FitState, autocast
+from ppcmi_fast.training import Fit, FitSettings, FitState, autocast, device_of
 
 
 def predict(net: nn.Module, images: Tensor, batch: int = 32) -> Tensor:
     """Class maps int64 [N, H, W] of images [N, 1, H, W]."""
+    device = device_of(net)
     with torch.no_grad():
-        return torch.cat([net(images[i : i + batch]).argmax(1) for i in range(0, len(images), batch)])
+        return torch.cat([net(chunk.to(device)).argmax(1).cpu() for chunk in images.split(batch)])
 
 
 def train_unet(
@@ -47,9 +47,10 @@ def batch_loss(
     """Loss of one augmented batch drawn from a site's images."""
     index = torch.randint(len(data.images), (batch,), generator=generator)
     images, masks = augment(data.images[index], data.masks[index], generator, data.modality)
-    with autocast():
-        logits = net(images.contiguous(memory_format=torch.channels_last))
-    value: Tensor = criterion(logits.float(), masks.unsqueeze(1))
+    device = device_of(net)
+    with autocast(device):
+        logits = net(images.contiguous(memory_format=torch.channels_last).to(device))
+    value: Tensor = criterion(logits.float(), masks.unsqueeze(1).to(device))
     return value
 
 
@@ -63,7 +64,7 @@ def make_criterion() -> nn.Module:
 
 def pooled(bench: Workbench) -> Outcome:
     """One U-Net on the images of all sites in one place: what no federation can have."""
-    net = make_network(bench.architecture, bench.classes, bench.seed)
+    net = bench.network()
     steps = max(1, bench.images // bench.batch)
     train = Arrays.concatenate([data.train for data in bench.sites.values()])
 
@@ -85,7 +86,7 @@ def local(bench: Workbench) -> Outcome:
     seen, seconds, parameters, best = 0, 0.0, 0, 0.0
     steps = max(1, bench.images // len(bench.sites) // bench.batch)
     for name, data in bench.sites.items():
-        net = make_network(bench.architecture, bench.classes, bench.seed)
+        net = bench.network()
 
         def validate(net: nn.Module = net, data: SiteData = data) -> float:
             return float(dice_scores(predict(net, data.val.images), data.val.masks, bench.classes).mean())

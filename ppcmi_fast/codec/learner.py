@@ -65,7 +65,7 @@ class CodecLearner(nn.Module):
     def loss(self, images: Tensor, masks: Tensor, generator: torch.Generator) -> Tensor:
         """Loss of a batch: images [N, 1, H, W] in 0..1, masks int64 [N, H, W]."""
         latents = {
-            scale: z + QUANTIZATION_NOISE * torch.randn(z.shape, generator=generator)
+            scale: z + QUANTIZATION_NOISE * torch.randn(z.shape, generator=generator).to(z.device)
             for scale, z in self.image_codec.encode(images).items()
         }
         total = self.reconstruction * (self.image_codec.decode(latents) - images).abs().mean()

@@ -16,7 +16,7 @@ from ppcmi_fast.federation.runfolder import RunFolder, read_json, write_json
 OUR_FOLDERS = ("keys", "server", "sites")
 OUR_STAGES = ("codec", "mapper", "tuning")
 # What changes answers and scores, but not what was trained.
-EVALUATION = ("calibrate", "baselines", "measures", "threads")
+EVALUATION = ("calibrate", "baselines", "measures", "threads", "device")
 # What decides the images that a baseline sees, and in which part they are.
 DATA = ("data", "size", "classes", "seed", "reading", "late_sites")
 

@@ -20,7 +20,7 @@ from ppcmi_fast.federation.server import Server
 from ppcmi_fast.federation.site import Site
 from ppcmi_fast.keys import FederationKey, SiteKey
 from ppcmi_fast.mapper import LatentMapper
-from ppcmi_fast.training import step_generator
+from ppcmi_fast.training import choose_device, step_generator
 
 UPLOAD_BATCH = 64
 
@@ -106,7 +106,7 @@ def make_mapper(config: RunConfig, learner: CodecLearner, sites: int) -> LatentM
         config.mapper.width,
         config.mapper.blocks,
         sites=sites if config.trust == "sites" else 0,
-    )
+    ).to(choose_device(config.device))
 
 
 def build_federation(

@@ -25,6 +25,8 @@ from ppcmi_fast.training import (
     FitSettings,
     FitState,
     autocast,
+    choose_device,
+    device_of,
     load_checkpoint,
     load_optimizer_tensors,
     make_optimizer,
@@ -75,15 +77,18 @@ def make_learner(config: RunConfig, classes: int, seed: int) -> CodecLearner:
         blocks=1,
     )
     learner = CodecLearner(image_codec, mask_codec, head, config.codec.reconstruction)
-    return learner.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
+    device = choose_device(config.device)
+    return learner.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
 
 
 def learner_loss(learner: CodecLearner, data: Arrays, batch: int, generator: torch.Generator) -> Tensor:
     """Loss of one augmented batch drawn from a site's images."""
     index = torch.randint(len(data.images), (batch,), generator=generator)
     images, masks = augment(data.images[index], data.masks[index], generator, data.modality)
-    with autocast():
-        return learner.loss(images.contiguous(memory_format=torch.channels_last), masks, generator)
+    device = device_of(learner)
+    images = images.contiguous(memory_format=torch.channels_last).to(device)
+    with autocast(device):
+        return learner.loss(images, masks.to(device), generator)
 
 
 class CodecRounds:

@@ -192,6 +192,8 @@ class RunConfig(_Section):
         folds: positions folded into channels per image scale (1 = none).
         bits_up, bits_down: bits per latent entry on the wire; 32 sends float32.
         threads: torch threads, 0 = all cores.
+        device: where networks are trained and applied; "auto" takes a GPU where there is one. Keys, latents on the wire
+            and augmentation stay with the CPU.
         late_sites: sites that take no part in training and join when all is trained, to see what that costs them.
         calibrate: whether each site chooses, on its validation images, from which probability on a pixel is foreground;
             otherwise, and with the nonlinear mask codec, whose scores are none, the likeliest class is taken.
@@ -209,6 +211,7 @@ class RunConfig(_Section):
     bits_down: Bits = 4
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     threads: Annotated[int, Field(ge=0)] = 0
+    device: Literal["auto", "cpu", "cuda"] = "auto"
     late_sites: tuple[str, ...] = ()
     calibrate: bool = True
     reading: ReadingConfig = ReadingConfig()

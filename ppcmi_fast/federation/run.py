@@ -35,7 +35,7 @@ from ppcmi_fast.federation.stages import FolderStages, describe
 from ppcmi_fast.federation.tuning import TuningRounds, encoder_of
 from ppcmi_fast.mapper import train_mapper
 from ppcmi_fast.metrics import write_scores
-from ppcmi_fast.training import FitSettings, FitState, half_precision
+from ppcmi_fast.training import FitSettings, FitState, choose_device, device_of, half_precision
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -71,8 +71,9 @@ class FederatedRun:
 
     def _codec_score(self, participant: Participant) -> float:
         images = participant.val.images
-        scores = torch.cat([participant.learner.predict(chunk) for chunk in images.split(32)])
-        return self.dice(scores.argmax(1), participant.val)
+        device = device_of(participant.learner)
+        maps = [participant.learner.predict(chunk.to(device)).argmax(1).cpu() for chunk in images.split(32)]
+        return self.dice(torch.cat(maps), participant.val)
 
     def train_codecs(self, federation: Federation) -> None:
         """Stage 1: the sites' codecs; weights end in each site's own folder."""
@@ -200,6 +201,7 @@ class FederatedRun:
             settings.mu,
             settings.architecture,
             settings.published_width,
+            choose_device(self.config.device),
         )
         return {name: run_method(name, bench, settings.learning_rates) for name in settings.methods}
 
@@ -308,6 +310,8 @@ class FederatedRun:
             }
             for name, parts in self.data.items()
         }
+        device = choose_device(self.config.device)
+        half = device.type != "cpu" or half_precision()
         metrics = {
             "schema": 1,
             "command": "ppcmi " + " ".join(sys.argv[1:]),
@@ -343,7 +347,8 @@ class FederatedRun:
             "environment": {
                 **describe_environment(),
                 "torch_threads": torch.get_num_threads(),
-                "training_precision": "bfloat16 autocast" if half_precision() else "float32",
+                "training_device": str(device),
+                "training_precision": "bfloat16 autocast" if half else "float32",
             },
         }
         np.savez_compressed(self.folder.root / "examples.npz", **pick_examples(tests, maps, ours))

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ppcmi_fast import ops, wire
 from ppcmi_fast.errors import ConfigError, WireError
-from ppcmi_fast.mapper import LatentMapper
+from ppcmi_fast.mapper import LatentMapper, map_latents
 
 Trust = Literal["server", "federation", "sites"]
 Latents = dict[int, Tensor]
@@ -285,7 +285,7 @@ class Server:
         number = self.sites.index(message.sender)
         site = torch.full((count,), number)
         with torch.no_grad():
-            found = self.mapper(self.to_frame("image", message.role("image"), site), site)
+            found = map_latents(self.mapper, self.to_frame("image", message.role("image"), site), site)
         tensors = {}
         for scale, z in found.items():
             matrices, offsets = self._switches("down", "mask", scale)

@@ -14,7 +14,7 @@ from ppcmi_fast.errors import ConfigError, WireError
 from ppcmi_fast.federation.server import BITS, Trust, check_trust
 from ppcmi_fast.keys import FederationKey, SiteKey, switch_down, switch_up
 from ppcmi_fast.sealing import seal_weights, unseal_weights
-from ppcmi_fast.training import autocast
+from ppcmi_fast.training import autocast, device_of
 
 Latents = dict[int, Tensor]
 
@@ -134,13 +134,15 @@ class Site:
             masks: int64 [N, H, W].
             step: counts the steps of the tuning, the same at all sites.
         """
-        with autocast():
-            latents = self.image_codec.encode(images)
+        device = device_of(self.image_codec)
+        with autocast(device):
+            latents = self.image_codec.encode(images.to(device))
+        # Keys stay with the CPU, and so does what they are applied to.
+        latents = {scale: z.float().cpu() for scale, z in latents.items()}
         self._sent = {
-            scale: ops.klt(z.float().contiguous(), self._params["image", scale])
-            for scale, z in latents.items()
+            scale: ops.klt(z.contiguous(), self._params["image", scale]) for scale, z in latents.items()
         }
-        tensors = self._protect("image", {scale: z.detach().float() for scale, z in latents.items()})
+        tensors = self._protect("image", {scale: z.detach() for scale, z in latents.items()})
         tensors |= self._protect("mask", self._encode_masks(masks))
         return self._encode("tune", {"step": step}, tensors)
 
@@ -206,8 +208,9 @@ class Site:
             raise WireError(
                 f"reply: expected all scales of the same images, got [N, H, W] = {sorted(pictures)}; ask again"
             )
+        device = device_of(self.image_codec)
         with torch.no_grad():
-            return self.mask_codec.decode(latents)
+            return self.mask_codec.decode({scale: z.to(device) for scale, z in latents.items()}).cpu()
 
     def _check_reply(self, scale: int, z: Tensor, dim: int) -> None:
         floats = self.bits_down == 32
@@ -227,7 +230,9 @@ class Site:
         Raises:
             ConfigError: the site has no federation key.
         """
-        weights = {k: v.half() if v.is_floating_point() else v for k, v in module.state_dict().items()}
+        weights = {
+            k: (v.half() if v.is_floating_point() else v).cpu() for k, v in module.state_dict().items()
+        }
         blob = seal_weights(
             self._sealing_key(), weights, epoch=self.epoch, context=_codec_context(round_index, self.name)
         )
@@ -277,11 +282,14 @@ class Site:
 
     @torch.no_grad()
     def _encode_images(self, images: Tensor) -> Latents:
-        return self.image_codec.encode(images)
+        latents = self.image_codec.encode(images.to(device_of(self.image_codec)))
+        return {scale: z.cpu() for scale, z in latents.items()}
 
     @torch.no_grad()
     def _encode_masks(self, masks: Tensor) -> Latents:
-        return self.mask_codec.encode(masks)
+        # The linear mask codec has no weights: it lies where the image codec does.
+        latents = self.mask_codec.encode(masks.to(device_of(self.image_codec)))
+        return {scale: z.cpu() for scale, z in latents.items()}
 
     def _protect(self, role: str, latents: Latents) -> dict[str, Tensor]:
         normalize = role == "image"

@@ -21,13 +21,14 @@ from ppcmi_fast.federation.codecs import Participant, Progress, exchange_codecs
 from ppcmi_fast.federation.config import RunConfig
 from ppcmi_fast.federation.server import Server
 from ppcmi_fast.mapper import LatentMapper
-from ppcmi_fast.mapper.training import squared_error
+from ppcmi_fast.mapper.training import map_latents, squared_error
 from ppcmi_fast.training import (
     FitSettings,
     FitState,
     autocast,
     check_finite,
     descend,
+    device_of,
     load_checkpoint,
     load_optimizer_tensors,
     make_optimizer,
@@ -98,10 +99,8 @@ class MapperTuning:
         inputs = {scale: z.requires_grad_() for scale, z in self._joined("image", site).items()}
         targets = self._joined("mask", site)
         self.mapper.train()
-        with autocast():
-            guess = self.mapper(
-                {s: z.contiguous(memory_format=torch.channels_last) for s, z in inputs.items()}, site
-            )
+        with autocast(device_of(self.mapper)):
+            guess = map_latents(self.mapper, inputs, site)
         loss = squared_error(guess, targets)
         check_finite(loss, self.step)
         self.optimizer.zero_grad(set_to_none=True)

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ppcmi_fast.mapper.network import LatentMapper
-from ppcmi_fast.training import Fit, FitSettings, FitState, autocast
+from ppcmi_fast.training import Fit, FitSettings, FitState, autocast, device_of
 
 Latents = dict[int, Tensor]
 
@@ -31,12 +31,19 @@ def squared_error(guess: Latents, target: Latents) -> Tensor:
     return sum((F.mse_loss(guess[scale].float(), z) for scale, z in target.items()), torch.zeros(()))
 
 
+def map_latents(mapper: LatentMapper, latents: Latents, site: Tensor) -> Latents:
+    """Apply the mapper where it lies, to latents from the CPU and back; differentiable."""
+    device = device_of(mapper)
+    moved = {s: z.contiguous(memory_format=torch.channels_last).to(device) for s, z in latents.items()}
+    return {scale: z.cpu() for scale, z in mapper(moved, site.to(device)).items()}
+
+
 def mean_squared_error(mapper: LatentMapper, latents: LatentSet, batch: int = 64) -> float:
     """Mean of `squared_error` over a whole set."""
     total = 0.0
     for index in torch.arange(len(latents)).split(batch):
         inputs, targets, site = latents.batch(index)
-        total += squared_error(mapper(inputs, site), targets).item() * len(index)
+        total += squared_error(map_latents(mapper, inputs, site), targets).item() * len(index)
     return total / len(latents)
 
 
@@ -55,9 +62,8 @@ def train_mapper(
 
     def loss(generator: torch.Generator) -> Tensor:
         inputs, targets, site = train.batch(torch.randint(len(train), (batch,), generator=generator))
-        inputs = {s: z.contiguous(memory_format=torch.channels_last) for s, z in inputs.items()}
-        with autocast():
-            guess = mapper(inputs, site)
+        with autocast(device_of(mapper)):
+            guess = map_latents(mapper, inputs, site)
         return squared_error(guess, targets)
 
     validate = (lambda: -mean_squared_error(mapper, val)) if len(val) else None
