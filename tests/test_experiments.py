@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import os
 import signal
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-from scipy.stats import wilcoxon
 from typer.testing import CliRunner
 
 from ppcmi_fast.cli.app import app
 from ppcmi_fast.errors import ConfigError, RunError
-from ppcmi_fast.experiments import runner, tables
-from ppcmi_fast.experiments.figures import draw
+from ppcmi_fast.experiments import runner
 from ppcmi_fast.experiments.plan import Plan, data_folder, load_plan, planned_runs
-from ppcmi_fast.experiments.reuse import baseline_training, our_training
+from ppcmi_fast.experiments.reuse import baseline_training, codec_training, our_training
 from ppcmi_fast.experiments.runner import run_experiment
 from ppcmi_fast.federation.config import RunConfig
-from ppcmi_fast.metrics import MEASURES, ImageScores, ScoreRow, summarise, write_scores
 
 ROOT = Path(__file__).resolve().parents[1]
 TINY = {
@@ -173,7 +168,7 @@ def test_variants_and_seeds_are_asked_for_by_name(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(runner, "write_report", lambda folder: None)
     some = plan(
         variants=[
-            {"name": "bits-2", "settings": {"bits_up": 2}},
+            {"name": "bits-2", "settings": {"codec.rounds": 3}},
             {"name": "bits-4"},
             {"name": "all", "settings": {"codec.rounds": 2}, "seeds": [1]},
         ],
@@ -249,6 +244,14 @@ def test_what_was_trained_in_pieces_stands_in_one_run(tmp_path: Path) -> None:
     for method, name in (("unet_centralised", "pooled"), ("fedavg", "fedavg")):
         assert found["all"][method]["dice"] == found[name][method]["dice"]
         assert found["all"][method]["seconds"] == found[name][method]["seconds"]
+    # Where only the mapper differs, the codecs are the same.
+    wider = plan(settings=TINY | small, variants=[{"name": "wider", "settings": {"mapper.width": 16}}])
+    lines.clear()
+    assert run_experiment(wider, tmp_path / "wider", tell=lines.append)
+    assert [line for line in lines if "taken" in line] == ["  taken over: our codecs"]
+    stages = json.loads((tmp_path / "wider" / "wider" / "seed-0" / "stages.json").read_text())
+    known = json.loads((tmp_path / "out" / "ours" / "seed-0" / "stages.json").read_text())
+    assert stages["codec"] == known["codec"] and stages["mapper"] != known["mapper"]
     # Another experiment beside it finds the same networks, those of other settings are trained.
     other = pieces.model_copy(update={"variants": pieces.variants[3:]})
     lines.clear()
@@ -265,6 +268,10 @@ def test_what_depends_on_a_setting_is_trained_again(tmp_path: Path) -> None:
     for same in ("calibrate=false", "threads=2", "measures.nsd_tolerance=1.0", 'baselines.methods=["fedbn"]'):
         assert our_training(changed(same)) == our_training(config)
         assert baseline_training(changed(same)) == baseline_training(config)
+    for later in ("tuning.rounds=3", "mapper.width=7", "bits_up=2", 'trust="server"'):
+        assert our_training(changed(later)) != our_training(config)
+        assert codec_training(changed(later)) == codec_training(config)
+    assert codec_training(changed("codec.rounds=3")) != codec_training(config)
     for ours_only in ("codec.rounds=3", "tuning.rounds=3", "bits_up=2", 'trust="server"'):
         assert our_training(changed(ours_only)) != our_training(config)
         assert baseline_training(changed(ours_only)) == baseline_training(config)
@@ -276,119 +283,6 @@ def test_what_depends_on_a_setting_is_trained_again(tmp_path: Path) -> None:
     as_ours = changed("baselines.images=0")
     longer = RunConfig.build(as_ours.model_dump(mode="json", exclude_none=True), ["codec.rounds=3"])
     assert baseline_training(as_ours) != baseline_training(longer)
-
-
-def made_up(shift: float, subjects: int, seed: int) -> list[ScoreRow]:
-    rng = np.random.default_rng(seed)
-    rows = []
-    for site in ("a", "b"):
-        for subject in range(subjects):
-            for image in range(2):
-                dice = float(np.clip(0.8 + shift + 0.05 * rng.normal(), 0, 1))
-                values = {measure: [1.0] for measure in MEASURES} | {"dice": [dice]}
-                rows.append(ScoreRow(site, f"s{subject}", f"{image}.png", "", ImageScores(**values)))
-    return rows
-
-
-def write_run(
-    folder: Path, seed: int, shifts: dict[str, float], subjects: int = 6
-) -> dict[str, list[ScoreRow]]:
-    folder.mkdir(parents=True)
-    rows = {
-        name: made_up(shift, subjects, 10 * seed + n % 2) for n, (name, shift) in enumerate(shifts.items())
-    }
-    write_scores(folder / "scores.csv", rows)
-    methods = {
-        name: summarise([r.scores for r in found], [r.site for r in found])
-        | {"images_seen": 10 + seed, "seconds": 60.0, "bytes_sent": {"x": 2000}, "parameters": 5}
-        for name, found in rows.items()
-    }
-    metrics = {
-        "methods": methods,
-        "payload_bytes": {"up": 100, "down": 20 + seed, "train_upload_total": 1},
-        "latency_ms": {"total": 1.0},
-        "config": {"bits_up": 4, "reading": {"sites": 2}},
-        "dataset": {"name": "d", "size": 32, "classes": 2, "sites": {"a": {}, "b": {}}, "spacing_unit": "px"},
-        "environment": {"cpu": "x", "cores": 2, "torch_threads": 1},
-    }
-    (folder / "metrics.json").write_text(json.dumps(metrics))
-    return rows
-
-
-def test_tables_recompute_from_the_scores(tmp_path: Path) -> None:
-    shifts = {"ppcmi": 0.0, "unet_centralised": 0.08, "unet_local": -0.2}
-    rows = {seed: write_run(tmp_path / "one" / f"seed-{seed}", seed, shifts) for seed in (0, 1)}
-    found = tables.collect("name", plan(seeds=[0, 1]), tmp_path)["variants"]["one"]
-    cells = [
-        np.mean([r.scores.dice[0] for r in rows[seed]["ppcmi"] if r.site == site])
-        for seed in (0, 1)
-        for site in ("a", "b")
-    ]
-    ours = found["methods"]["ppcmi"]
-    assert ours["dice"]["mean"] == pytest.approx(np.mean(cells))
-    assert ours["dice"]["ci95"][0] < ours["dice"]["mean"] < ours["dice"]["ci95"][1]
-    assert ours["images_seen"] == 10.5 and ours["bytes_sent"] == 2000 and found["best"] == "unet_centralised"
-    means = {
-        name: [
-            np.mean([r.scores.dice[0] for r in rows[seed][name] if (r.site, r.subject) == (site, f"s{n}")])
-            for seed in (0, 1)
-            for site in ("a", "b")
-            for n in range(6)
-        ]
-        for name in shifts
-    }
-    p = {
-        name: wilcoxon(np.array(means["unet_centralised"]) - np.array(means[name])).pvalue
-        for name in ("ppcmi", "unet_local")
-    }
-    tests = {row["b"]: row for row in found["tests"]}
-    assert {name: tests[name]["p"] for name in p} == pytest.approx(p)
-    assert tests["ppcmi"]["subjects"] == 24 and found["tied"] == []
-
-
-def test_methods_that_cannot_be_told_apart_are_tied(tmp_path: Path) -> None:
-    write_run(tmp_path / "one" / "seed-0", 0, {"ppcmi": 0.0, "unet_centralised": 0.001, "unet_local": -0.2})
-    result = tables.collect("name", plan(), tmp_path)
-    found = result["variants"]["one"]
-    assert {found["best"], *found["tied"]} == {"ppcmi", "unet_centralised"}
-    text = tables.page([result])
-    assert text.count("| **0.") == 2 and "`ppcmi experiment run name`" in text and "1 seed;" in text
-
-
-def test_the_page_and_figures_come_from_json_alone(tmp_path: Path) -> None:
-    two = plan(
-        variants=[{"name": "one"}, {"name": "two"}, {"name": "three"}],
-        figure={"x": "payload", "label": "bytes", "methods": ["ppcmi"]},
-    )
-    for name in ("one", "two"):
-        write_run(tmp_path / name / "seed-0", 0, {"ppcmi": 0.0, "unet_local": -0.1})
-    result = json.loads(json.dumps(tables.collect("name", two, tmp_path)))
-    assert result["missing"] == ["three"]
-    (tmp_path / "kept").mkdir()
-    (tmp_path / "kept" / "name.json").write_text(json.dumps(result))
-    tables.write_page(tmp_path / "kept", tmp_path / "page.md")
-    text = (tmp_path / "page.md").read_text()
-    assert (
-        text == tables.page([result])
-        and "Not yet measured: three." in text
-        and "| two | PPCMI (ours) |" in text
-    )
-    late = copy.deepcopy(result)
-    late["variants"]["one"]["late_sites"] = {"c": 0.5}
-    assert "Joined late in `one`: c 0.500" in tables.page([late])
-    draw(result, tmp_path / "figure.png")
-    assert (tmp_path / "figure.png").stat().st_size > 5000
-    sites = copy.deepcopy(result)
-    sites["figure"]["x"] = "reading.sites"
-    draw(sites, tmp_path / "sites.png")
-    with pytest.raises(RunError, match="expected finished runs, found none; ppcmi experiment run"):
-        tables.collect("name", two, tmp_path / "nothing")
-
-
-def test_the_committed_page_is_what_the_figures_say() -> None:
-    kept = sorted((ROOT / "docs" / "results" / "experiments").glob("*.json"))
-    results = [json.loads(path.read_text()) for path in kept]
-    assert (ROOT / "docs" / "experiments_results.md").read_text() == tables.page(results)
 
 
 def test_the_command_runs_lists_and_tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
@@ -84,19 +83,27 @@ def table(
         Path, typer.Option(help="Where results/experiments/ and experiments_results.md are.")
     ] = Path("docs"),
 ) -> None:
-    """Keep the figures of finished experiments as JSON, and make the page and its figures from all that are kept."""
-    from ppcmi_fast.experiments.figures import draw
+    """Keep the figures of finished runs as JSON, beside those kept before, and make the page and its pictures."""
+    from ppcmi_fast.experiments.figures import draw, draw_rows
     from ppcmi_fast.experiments.plan import load_plan
-    from ppcmi_fast.experiments.tables import collect, write_page
+    from ppcmi_fast.experiments.records import collect, read_records, write_records
+    from ppcmi_fast.experiments.tables import variants_of, write_page
 
-    kept = docs / "results" / "experiments"
-    kept.mkdir(parents=True, exist_ok=True)
+    kept, figures = docs / "results" / "experiments", docs / "figures"
     for name in names or []:
         path = _file(name)
-        result = collect(path.stem, load_plan(path), out / path.stem)
-        (kept / f"{path.stem}.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+        record, runs = kept / f"{path.stem}.json", out / path.stem
+        before = read_records(record)["runs"] if record.is_file() else []
+        result = collect(path.stem, load_plan(path), runs, before, typer.echo)
+        write_records(record, result)
         if result["figure"] is not None:
-            draw(result, docs / "figures" / f"experiment_{path.stem}.png")
-        typer.echo(f"kept {kept / path.stem}.json")
+            draw(result, figures / f"experiment_{path.stem}.png")
+        first = max(variants_of(result), key=lambda variant: len(variant.methods))
+        example = runs / first.name / f"seed-{first.seeds[0]}"
+        # Pictures are drawn where the run is; elsewhere those of before stay.
+        if result["rows"] and example.is_dir():
+            classes = first.records[0]["dataset"]["classes"]
+            draw_rows(example, classes, figures / f"experiment_{path.stem}_rows.png")
+        typer.echo(f"kept {record}")
     write_page(kept, docs / "experiments_results.md")
     typer.echo(f"wrote {docs / 'experiments_results.md'}")

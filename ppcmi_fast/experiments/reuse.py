@@ -14,7 +14,10 @@ from ppcmi_fast.federation.runfolder import RunFolder, read_json, write_json
 
 # Ours: the keys go with what was trained under them.
 OUR_FOLDERS = ("keys", "server", "sites")
-OUR_STAGES = ("codec", "mapper", "tuning")
+OUR_STAGES: tuple[str, ...] = ("codec", "mapper", "tuning")
+# What the codecs know nothing of: they are trained before anything is protected.
+AFTER_CODECS = ("bits_up", "bits_down", "folds", "mixing", "trust", "mapper", "tuning")
+AFTER_CODECS_FILES = ("mapper*", "*_tuned*", "threshold.json")
 # What changes answers and scores, but not what was trained.
 EVALUATION = ("calibrate", "baselines", "measures", "threads", "device")
 # What decides the images that a baseline sees, and in which part they are.
@@ -24,6 +27,11 @@ DATA = ("data", "size", "classes", "seed", "reading", "late_sites")
 def our_training(config: RunConfig) -> dict[str, Any]:
     """The settings that our networks depend on."""
     return config.model_dump(exclude={*EVALUATION})
+
+
+def codec_training(config: RunConfig) -> dict[str, Any]:
+    """The settings that the codecs of ours depend on."""
+    return config.model_dump(exclude={*EVALUATION, *AFTER_CODECS})
 
 
 def baseline_training(config: RunConfig) -> dict[str, Any]:
@@ -68,7 +76,7 @@ def begin_with_known(config: RunConfig, target: Path, out: Path, networks: Path 
         networks: the run whose networks of ours it takes, whatever its settings; None takes those of a run of the same.
 
     Returns:
-        What was taken, by name: "ours" and baselines.
+        What was taken, by name: "ours", or "our codecs" alone, and baselines.
 
     Raises:
         RunError: `networks` is not finished.
@@ -76,16 +84,22 @@ def begin_with_known(config: RunConfig, target: Path, out: Path, networks: Path 
     if networks is not None and not (networks / "metrics.json").is_file():
         raise RunError(f"{networks}: expected a finished run to take networks from; run its variant first")
     runs = [run for run in finished_runs(out) if run.folder != target]
+    if (target / "stages.json").is_file():
+        return []
+    wanted, left = OUR_STAGES, shutil.ignore_patterns()
     ours = networks or _first(runs, lambda run: our_training(run.config) == our_training(config))
-    if ours is None or (target / "stages.json").is_file():
+    if ours is None:
+        wanted, left = ("codec",), shutil.ignore_patterns(*AFTER_CODECS_FILES)
+        ours = _first(runs, lambda run: codec_training(run.config) == codec_training(config))
+    if ours is None:
         return []
     folder = RunFolder.open(target, config, resume=target.exists(), overwrite=False)
     for name in OUR_FOLDERS:
-        shutil.copytree(ours / name, target / name, dirs_exist_ok=True)
+        shutil.copytree(ours / name, target / name, ignore=left, dirs_exist_ok=True)
     shutil.copyfile(ours / "split.json", target / "split.json")
     found = read_json(ours / "stages.json")
-    stages = {name: found[name] for name in OUR_STAGES if name in found}
-    taken = ["ours"]
+    stages = {name: found[name] for name in wanted if name in found}
+    taken = ["ours" if wanted == OUR_STAGES else "our codecs"]
     for method in config.baselines.methods:
         source = _first(runs, lambda run, method=method: _has(run, method, config))  # type: ignore[misc]
         if source is not None:

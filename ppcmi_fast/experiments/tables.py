@@ -1,119 +1,105 @@
-"""What an experiment's runs say, as one JSON, and the page made from such JSONs alone.
-
-Over several seeds every seed has its own split. A method's figure is the mean over seeds of the mean over sites; its
-interval and the paired tests draw and compare the subjects of every seed's sites.
-"""
+"""The page of experiments, made from the kept records alone."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from ppcmi_fast.errors import RunError
-from ppcmi_fast.experiments.plan import Plan
-from ppcmi_fast.federation.runfolder import read_json
-from ppcmi_fast.metrics import ScoreRow, compare_methods, read_scores, summarise
-from ppcmi_fast.report.runfolder import method_order, method_title
+import numpy as np
 
-MEASURES = ("dice", "hd95")
+from ppcmi_fast.experiments.records import MEASURES, read_records
+from ppcmi_fast.experiments.statistics import Difference, Floats, Held, differences
+from ppcmi_fast.report.runfolder import method_title
+
 LEVEL = 0.05
+OURS = "ppcmi"
+DICE, IOU, HD95 = range(len(MEASURES))
+
+HEAD = """# Experiments
+
+Made by `ppcmi experiment table` from `docs/results/experiments/`; do not edit by hand. The files that plan them, and
+how they are run, are described in [experiments.md](experiments.md).
+
+Dice, IoU and HD95: mean over seeds and sites of each site's mean over its held-out images and classes. Every seed
+has its own split. Intervals are 95 % bootstraps that draw seeds and, within sites, subjects; a subject held out
+under several seeds is one. *Ours less it*: the difference in points of Dice, paired by subject, and p of a signed-
+rank test over subjects, after Holm (– where there are fewer than six). Bold: the best of a table and those that the
+same test does not tell from it at 5 %. *Sent in training* counts all that sites and server exchange; *an image* is
+a query and its reply; minutes are of training, all sites together in one process, on machines that did other things
+as well.
+"""
 
 
-def _strata(rows_of: dict[int, list[ScoreRow]]) -> tuple[list[Any], list[str], list[str]]:
-    """Scores, sites and subjects over all seeds; every seed's sites are sites of their own."""
-    scores, sites, subjects = [], [], []
-    for seed, rows in rows_of.items():
-        for row in rows:
-            if not row.is_volume:
-                scores.append(row.scores)
-                sites.append(f"{seed}/{row.site}")
-                subjects.append(row.subject)
-    return scores, sites, subjects
+@dataclass(frozen=True)
+class Variant:
+    """The records of one variant, a seed each, and what they come to."""
 
+    name: str
+    records: Sequence[dict[str, Any]]
 
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)
+    @property
+    def methods(self) -> list[str]:
+        """Those that every record has."""
+        first, *others = (record["methods"] for record in self.records)
+        return [name for name in first if all(name in other for other in others)]
 
+    @property
+    def seeds(self) -> list[int]:
+        """Of the records."""
+        return [record["seed"] for record in self.records]
 
-def _method(summary: dict[str, Any], entries: list[dict[str, Any]]) -> dict[str, Any]:
-    """One method's figures: of its pooled scores, and means of what its runs took."""
-    figures: dict[str, Any] = {}
-    for measure in MEASURES:
-        sites = {
-            name: _mean([e[measure]["site"][name] for e in entries]) for name in entries[0][measure]["site"]
-        }
-        figures[measure] = {k: summary[measure][k] for k in ("mean", "ci95", "class")} | {"site": sites}
-    return figures | {
-        "images_seen": _mean([entry["images_seen"] for entry in entries]),
-        "seconds": _mean([entry["seconds"] for entry in entries]),
-        "bytes_sent": _mean([sum(entry["bytes_sent"].values()) for entry in entries]),
-        "parameters": entries[0]["parameters"],
-    }
-
-
-def _variant(folders: dict[int, Path]) -> dict[str, Any]:
-    """Figures of one variant from its runs, by seed."""
-    metrics = {seed: read_json(folder / "metrics.json") for seed, folder in folders.items()}
-    rows = {seed: read_scores(folder / "scores.csv") for seed, folder in folders.items()}
-    first = next(iter(metrics.values()))
-    names = method_order(list(first["methods"]))
-    strata = {name: _strata({seed: rows[seed][name] for seed in rows}) for name in names}
-    # Every method answered the same images in the same order.
-    _, sites, subjects = strata[names[0]]
-    methods = {
-        name: _method(
-            summarise(strata[name][0], sites, subjects), [metrics[seed]["methods"][name] for seed in metrics]
+    @cached_property
+    def held(self) -> Held:
+        """Who was held out, the same for every method."""
+        return Held.of(
+            {record["seed"]: next(iter(record["methods"].values()))["scores"] for record in self.records}
         )
-        for name in names
-    }
-    best = max(methods, key=lambda name: methods[name]["dice"]["mean"])
-    compared = compare_methods(best, {name: strata[name][0] for name in names}, sites, subjects)
-    tests = [row for row in compared if row["measure"] == "dice"]
-    late = [found["late_sites"]["dice"]["site"] for found in metrics.values() if "late_sites" in found]
-    return {
-        "methods": methods,
-        "best": best,
-        "tied": [row["b"] for row in tests if row["p_holm"] is None or row["p_holm"] >= LEVEL],
-        "tests": [
-            {k: row[k] for k in ("b", "difference", "ci95", "p", "p_holm", "subjects")} for row in tests
-        ],
-        "payload_bytes": {k: first["payload_bytes"][k] for k in ("up", "down")},
-        "latency_ms": first["latency_ms"],
-        "settings": first["config"],
-        "late_sites": {name: _mean([entry[name] for entry in late]) for name in (late[0] if late else {})},
-    }
+
+    def scores(self, method: str) -> Floats:
+        """[E, measures, classes]."""
+        return np.array(
+            [row[3:] for record in self.records for row in record["methods"][method]["scores"]],
+            dtype=np.float64,
+        )
+
+    def dice(self, method: str) -> Floats:
+        """Mean over classes, [E]."""
+        mean: Floats = self.scores(method)[:, DICE].mean(1)
+        return mean
+
+    def mean(self, method: str) -> Floats:
+        """Of each measure."""
+        return self.held.mean(self.scores(method).mean(2))
+
+    def fact(self, method: str, name: str) -> float:
+        """Mean over seeds of what the run noted."""
+        return float(np.mean([record["methods"][method][name] for record in self.records]))
+
+    def against(self, method: str) -> dict[str, Difference]:
+        """One method less each of the others."""
+        others = {name: self.dice(name) for name in self.methods if name != method}
+        return differences(self.held, self.dice(method), others)
+
+    @cached_property
+    def best(self) -> set[str]:
+        """The best Dice, and what cannot be told from it."""
+        top = max(self.methods, key=lambda name: self.mean(name)[DICE])
+        tied = {name for name, gap in self.against(top).items() if gap.p is not None and gap.p >= LEVEL}
+        return {top, *tied}
+
+    @property
+    def payload(self) -> int:
+        """Bytes of a query and its reply."""
+        return int(sum(self.records[0]["payload_bytes"].values()))
 
 
-def collect(name: str, plan: Plan, out: Path) -> dict[str, Any]:
-    """All figures of an experiment whose runs are done; variants of which a seed is missing are left out, and named.
-
-    Raises:
-        RunError: none is done.
-    """
-    variants, missing = {}, []
-    for variant in plan.variants:
-        folders = {seed: out / variant.name / f"seed-{seed}" for seed in plan.seeds}
-        if all((folder / "metrics.json").is_file() for folder in folders.values()):
-            variants[variant.name] = _variant(folders)
-        else:
-            missing.append(variant.name)
-    if not variants:
-        raise RunError(f"{out}: expected finished runs, found none; ppcmi experiment run {name}")
-    facts = read_json(out / next(iter(variants)) / f"seed-{plan.seeds[0]}" / "metrics.json")
-    return {
-        "experiment": name,
-        "title": plan.title,
-        "question": plan.question,
-        "command": f"ppcmi experiment run {name}",
-        "seeds": list(plan.seeds),
-        "dataset": {k: facts["dataset"][k] for k in ("name", "size", "classes", "sites", "spacing_unit")},
-        "environment": {k: facts["environment"][k] for k in ("cpu", "cores", "torch_threads")},
-        "figure": None if plan.figure is None else plan.figure.model_dump(mode="json"),
-        "missing": missing,
-        "variants": variants,
-    }
+def variants_of(result: dict[str, Any]) -> list[Variant]:
+    """In the order of the plan."""
+    names = dict.fromkeys(record["variant"] for record in result["runs"])
+    return [Variant(name, [r for r in result["runs"] if r["variant"] == name]) for name in names]
 
 
 def _bytes(value: float) -> str:
@@ -123,87 +109,169 @@ def _bytes(value: float) -> str:
     return f"{value:.0f} B" if value else "–"
 
 
-def _rows(result: dict[str, Any]) -> list[str]:
-    several = len(result["variants"]) > 1
+def _range(interval: list[float] | None, scale: float = 1, digits: int = 3) -> str:
+    return "–" if interval is None else " .. ".join(f"{scale * value:.{digits}f}" for value in interval)
+
+
+def _points(gap: Difference | None) -> list[str]:
+    if gap is None:
+        return ["–", "–", "–"]
+    p = "–" if gap.p is None else f"{gap.p:.3f}" if gap.p >= 0.001 else "< 0.001"
+    return [f"{100 * gap.value:+.1f}", _range(gap.interval, 100, 1), p]
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    return [
+        f"| {' | '.join(head)} |",
+        f"|{' --- |' * len(head)}",
+        *(f"| {' | '.join(row)} |" for row in rows),
+        "",
+    ]
+
+
+def _main_rows(variant: Variant, named: bool) -> list[list[str]]:
+    gaps = variant.against(OURS) if OURS in variant.methods else {}
     rows = []
-    for variant, found in result["variants"].items():
-        for name, method in found["methods"].items():
-            dice, low_high = method["dice"]["mean"], method["dice"]["ci95"]
-            marked = name == found["best"] or name in found["tied"]
-            shown = f"**{dice:.3f}**" if marked else f"{dice:.3f}"
-            interval = "–" if low_high is None else f"{low_high[0]:.3f} .. {low_high[1]:.3f}"
-            ours = name.startswith("ppcmi")
-            payload = found["payload_bytes"]["up"] + found["payload_bytes"]["down"]
-            cells = [
-                *([variant] if several else []),
+    for name in variant.methods:
+        mean = variant.mean(name)
+        shown = f"**{mean[DICE]:.3f}**" if name in variant.best else f"{mean[DICE]:.3f}"
+        travels = name.startswith(OURS) and name != "ppcmi_float32"
+        rows.append(
+            [
+                *([variant.name] if named else []),
                 method_title(name),
                 shown,
-                interval,
-                f"{method['hd95']['mean']:.2f}",
-                f"{method['images_seen']:,.0f}",
-                _bytes(method["bytes_sent"]),
-                _bytes(payload) if ours and name != "ppcmi_float32" else "–",
-                f"{method['seconds'] / 60:.1f}",
+                _range(variant.held.interval(variant.dice(name))),
+                *_points(gaps.get(name)),
+                f"{mean[IOU]:.3f}",
+                f"{mean[HD95]:.2f}",
+                f"{variant.fact(name, 'images_seen'):,.0f}",
+                f"{variant.fact(name, 'parameters') / 1e6:.2f} M",
+                _bytes(variant.fact(name, "bytes_sent")),
+                _bytes(variant.payload) if travels else "–",
+                f"{variant.fact(name, 'seconds') / 60:.1f}",
             ]
-            rows.append(f"| {' | '.join(cells)} |")
+        )
     return rows
+
+
+def _main_table(variants: Sequence[Variant], unit: str) -> list[str]:
+    named = len(variants) > 1
+    head = ["variant"] * named + [
+        *("method", "Dice", "95 %", "ours less it", "95 %", "p", "IoU", f"HD95 ({unit})", "images seen"),
+        *("parameters", "sent in training", "an image", "minutes"),
+    ]
+    return _table(head, [row for variant in variants for row in _main_rows(variant, named)])
+
+
+def _parts_table(variant: Variant, names: Sequence[str], columns: dict[str, Floats]) -> list[str]:
+    head = ["Dice", *names]
+    rows = [[method_title(name), *(f"{value:.3f}" for value in columns[name])] for name in variant.methods]
+    return _table(head, rows)
+
+
+def _by_site(variant: Variant) -> list[str]:
+    columns = {name: variant.held.site_means(variant.dice(name)[:, None])[:, 0] for name in variant.methods}
+    return _parts_table(variant, variant.held.sites, columns)
+
+
+def _by_class(variant: Variant, names: Sequence[str]) -> list[str]:
+    columns = {name: variant.held.mean(variant.scores(name)[:, DICE]) for name in variant.methods}
+    return _parts_table(variant, names, columns)
+
+
+def _against_first(variants: Sequence[Variant]) -> list[str]:
+    """Ours in every variant less ours in the first, over the seeds that both have."""
+    first, *others = variants
+    rows = []
+    for other in others:
+        seeds = [seed for seed in first.seeds if seed in other.seeds]
+        pair = [
+            Variant(v.name, [record for record in v.records if record["seed"] in seeds])
+            for v in (first, other)
+        ]
+        same = seeds and all(
+            [row[:3] for row in a["methods"][OURS]["scores"]]
+            == [row[:3] for row in b["methods"][OURS]["scores"]]
+            for a, b in zip(pair[0].records, pair[1].records, strict=True)
+        )
+        if same:
+            gap = differences(pair[0].held, pair[1].dice(OURS), {"first": pair[0].dice(OURS)})["first"]
+            rows.append([other.name, *_points(gap)])
+    return _table([f"ours less ours in {first.name}", "points", "95 %", "p"], rows) if rows else []
+
+
+def _class_names(record: dict[str, Any]) -> list[str]:
+    known = record["dataset"]["class_names"]
+    return list(known) or [f"class {number}" for number in range(1, record["dataset"]["classes"])]
+
+
+def _intro(result: dict[str, Any], variants: Sequence[Variant]) -> str:
+    first = result["runs"][0]
+    dataset, environment = first["dataset"], first["environment"]
+    sites = ", ".join(f"{name} {counts['subjects']}" for name, counts in dataset["sites"].items())
+    seeds = sorted({record["seed"] for record in result["runs"]})
+    return (
+        f"{result['question']} `ppcmi experiment run {result['experiment']}`: {dataset['name']},"
+        f" {dataset['size']} x {dataset['size']}, subjects by site: {sites};"
+        f" seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))};"
+        f" {environment['torch_threads']} thread{'s' if environment['torch_threads'] > 1 else ''}"
+        f" of {environment['cpu']}."
+    )
+
+
+def _missing(result: dict[str, Any]) -> list[str]:
+    done = {(record["variant"], record["seed"]) for record in result["runs"]}
+    waiting: dict[str, list[int]] = {}
+    for variant, seed in result["planned"]:
+        if (variant, seed) not in done:
+            waiting.setdefault(variant, []).append(seed)
+    parts = [f"{name} (seed {', '.join(map(str, seeds))})" for name, seeds in waiting.items()]
+    return [f"Not yet measured: {'; '.join(parts)}.", ""] if parts else []
+
+
+def _late(variants: Sequence[Variant]) -> list[str]:
+    lines = []
+    for variant in variants:
+        names = dict.fromkeys(name for record in variant.records for name in record["late_sites"])
+        for name in names:
+            scores = [r["late_sites"][name] for r in variant.records if name in r["late_sites"]]
+            lines += [f"{name} joined late in `{variant.name}`: Dice {np.mean(scores):.3f}.", ""]
+    return lines
 
 
 def section(result: dict[str, Any]) -> str:
     """One experiment's part of the page."""
-    unit, dataset = result["dataset"]["spacing_unit"], result["dataset"]
-    several = len(result["variants"]) > 1
-    head = [
-        *(["variant"] if several else []),
-        *(
-            "method",
-            "Dice",
-            "95 %",
-            f"HD95 ({unit})",
-            "images seen",
-            "sent in training",
-            "an image",
-            "minutes",
-        ),
-    ]
+    variants, name = variants_of(result), result["experiment"]
+    first = result["runs"][0]
     lines = [
         f"## {result['title']}",
         "",
-        f"{result['question']} `{result['command']}`: {dataset['name']}, {dataset['size']} x {dataset['size']},"
-        f" {len(dataset['sites'])} sites, {len(result['seeds'])} seed{'s' if len(result['seeds']) > 1 else ''};"
-        f" {result['environment']['torch_threads']} threads of {result['environment']['cpu']}.",
+        _intro(result, variants),
         "",
-        f"| {' | '.join(head)} |",
-        f"|{' --- |' * len(head)}",
-        *_rows(result),
-        "",
+        *_main_table(variants, first["dataset"]["spacing_unit"]),
     ]
-    for variant, found in result["variants"].items():
-        if found["late_sites"]:
-            scores = ", ".join(f"{name} {value:.3f}" for name, value in found["late_sites"].items())
-            lines += [f"Joined late in `{variant}`: {scores} (Dice).", ""]
-    if result["missing"]:
-        lines += [f"Not yet measured: {', '.join(result['missing'])}.", ""]
-    return "\n".join(lines)
+    if len(variants) > 1:
+        lines += _against_first(variants)
+    classes = _class_names(first)
+    for variant in variants:
+        if len(variant.methods) > 3 or len(variants) == 1:
+            lines += [f"By site, `{variant.name}`:", "", *_by_site(variant)]
+            if len(classes) > 1:
+                lines += [f"By class, `{variant.name}`:", "", *_by_class(variant, classes)]
+    lines += _late(variants)
+    if result["figure"] is not None:
+        lines += [f"![{result['title']}](figures/experiment_{name}.png)", ""]
+    if result["rows"]:
+        lines += [f"![{result['title']}: held-out images](figures/experiment_{name}_rows.png)", ""]
+    return "\n".join([*lines, *_missing(result)])
 
 
 def page(results: Sequence[dict[str, Any]]) -> str:
     """The whole page."""
-    head = [
-        "# Experiments",
-        "",
-        "Made by `ppcmi experiment table` from `docs/results/experiments/`; do not edit by hand. Dice: mean over seeds"
-        " and sites of each site's mean over its held-out images and classes; the interval is a bootstrap over the"
-        " subjects of every seed and site. Bold: the best of a variant and those that a paired signed-rank test over"
-        " subjects (Holm) does not tell from it at 5 %, or for which there are too few subjects to test. *Sent in"
-        " training* counts all that sites and server exchange; *an image* is a query and its reply; minutes are of"
-        " training, all sites together in one process.",
-        "",
-    ]
-    return "\n".join([*head, *(section(result) for result in results)])
+    return "\n".join([HEAD, *(section(result) for result in results)])
 
 
 def write_page(folder: Path, path: Path) -> None:
-    """Make the page from the JSONs of a folder."""
-    results = [json.loads(file.read_text(encoding="utf-8")) for file in sorted(folder.glob("*.json"))]
-    path.write_text(page(results), encoding="utf-8")
+    """Make the page from the records of a folder."""
+    path.write_text(page([read_records(file) for file in sorted(folder.glob("*.json"))]), encoding="utf-8")

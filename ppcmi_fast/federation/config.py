@@ -65,7 +65,12 @@ class CodecConfig(_Section):
 
 
 class MapperConfig(_Section):
-    """The server's mapper. `views`: copies of each training image uploaded, the first as it is, others augmented."""
+    """The server's mapper.
+
+    Attributes:
+        views: copies of each training image uploaded, the first as it is, others augmented.
+        balance: how much more positions count whose mask code is rare, see `mapper.training.position_weights`.
+    """
 
     width: Positive = 48
     blocks: Positive = 1
@@ -74,6 +79,7 @@ class MapperConfig(_Section):
     learning_rate: Annotated[float, Field(gt=0)] = 2e-3
     weight_decay: Annotated[float, Field(ge=0)] = 0.2
     views: Positive = 8
+    balance: Annotated[float, Field(ge=0)] = 0.0
     patience: Annotated[int, Field(ge=0)] = 0
 
 

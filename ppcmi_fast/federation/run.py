@@ -130,6 +130,7 @@ class FederatedRun:
                     federation.server.latent_set("val"),
                     fit,
                     settings.batch,
+                    balance=settings.balance,
                     checkpoint=self.folder.checkpoints / "mapper.safetensors",
                     progress=progress.update,
                 )

@@ -48,12 +48,14 @@ class MapperTuning:
     Args:
         server: whose mapper is trained.
         settings: of the mapper's optimizer.
+        balance: see `mapper.training.position_weights`.
     """
 
-    def __init__(self, server: Server, settings: FitSettings) -> None:
+    def __init__(self, server: Server, settings: FitSettings, balance: float = 0.0) -> None:
         if server.mapper is None:
             raise RunError("tuning: expected a trained mapper, the server has none yet; train it first")
         self.server, self.settings, self.mapper = server, settings, server.mapper
+        self.balance = balance
         self.optimizer = make_optimizer(self.mapper, settings)
         self.step = 0
         self.loss = 0.0
@@ -101,7 +103,7 @@ class MapperTuning:
         self.mapper.train()
         with autocast(device_of(self.mapper)):
             guess = map_latents(self.mapper, inputs, site)
-        loss = squared_error(guess, targets)
+        loss = squared_error(guess, targets, self.balance)
         check_finite(loss, self.step)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -167,7 +169,7 @@ class TuningRounds:
         mapper_settings = FitSettings(
             steps, tuning.mapper_learning_rate, config.mapper.weight_decay, seed=config.seed
         )
-        self.server_side = MapperTuning(channel.server, mapper_settings)
+        self.server_side = MapperTuning(channel.server, mapper_settings, config.mapper.balance)
         channel.server.tuning = self.server_side
         self.encoders = [encoder_of(p.learner) for p in participants]
         self.optimizers = [make_optimizer(encoder, self.settings) for encoder in self.encoders]

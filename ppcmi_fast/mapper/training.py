@@ -26,9 +26,35 @@ class LatentSet(Protocol):
         """Image latents, mask latents and sites (int64 [N]) of the samples `index` (int64 [N])."""
 
 
-def squared_error(guess: Latents, target: Latents) -> Tensor:
-    """Mean squared error, summed over scales (paper section III)."""
-    return sum((F.mse_loss(guess[scale].float(), z) for scale, z in target.items()), torch.zeros(()))
+def position_weights(z: Tensor, balance: float) -> Tensor:
+    """How much each position counts: the more, the further its mask code is from the mean of all.
+
+    Most positions are background and have one code, so this is what class weights are to a cross-entropy, for a server
+    that knows no class. Distances are those of the plain space, whatever the frame.
+
+    Args:
+        z: [N, C, H, W] mask latents.
+        balance: 0 counts all alike.
+
+    Returns:
+        [N, 1, H, W] of mean 1.
+    """
+    distance = (z - z.mean((0, 2, 3), keepdim=True)).square().mean(1, keepdim=True)
+    weight = 1 + balance * distance / distance.mean().clamp_min(1e-12)
+    return weight / weight.mean()
+
+
+def squared_error(guess: Latents, target: Latents, balance: float = 0.0) -> Tensor:
+    """Mean squared error, summed over scales (paper section III), positions weighted by `position_weights`."""
+    return sum(
+        (
+            (position_weights(z, balance) * (guess[scale].float() - z).square()).mean()
+            if balance
+            else F.mse_loss(guess[scale].float(), z)
+            for scale, z in target.items()
+        ),
+        torch.zeros(()),
+    )
 
 
 def map_latents(mapper: LatentMapper, latents: Latents, site: Tensor) -> Latents:
@@ -38,12 +64,14 @@ def map_latents(mapper: LatentMapper, latents: Latents, site: Tensor) -> Latents
     return {scale: z.cpu() for scale, z in mapper(moved, site.to(device)).items()}
 
 
-def mean_squared_error(mapper: LatentMapper, latents: LatentSet, batch: int = 64) -> float:
+def mean_squared_error(
+    mapper: LatentMapper, latents: LatentSet, batch: int = 64, balance: float = 0.0
+) -> float:
     """Mean of `squared_error` over a whole set."""
     total = 0.0
     for index in torch.arange(len(latents)).split(batch):
         inputs, targets, site = latents.batch(index)
-        total += squared_error(map_latents(mapper, inputs, site), targets).item() * len(index)
+        total += squared_error(map_latents(mapper, inputs, site), targets, balance).item() * len(index)
     return total / len(latents)
 
 
@@ -54,6 +82,7 @@ def train_mapper(
     settings: FitSettings,
     batch: int,
     *,
+    balance: float = 0.0,
     checkpoint: Path | None = None,
     progress: Callable[[int, dict[str, float]], None] | None = None,
 ) -> FitState:
@@ -64,7 +93,7 @@ def train_mapper(
         inputs, targets, site = train.batch(torch.randint(len(train), (batch,), generator=generator))
         with autocast(device_of(mapper)):
             guess = map_latents(mapper, inputs, site)
-        return squared_error(guess, targets)
+        return squared_error(guess, targets, balance)
 
-    validate = (lambda: -mean_squared_error(mapper, val)) if len(val) else None
+    validate = (lambda: -mean_squared_error(mapper, val, balance=balance)) if len(val) else None
     return Fit(mapper, loss, settings, checkpoint=checkpoint, validate=validate, progress=progress).run()

@@ -1,0 +1,173 @@
+"""What is kept of an experiment: a record of every finished run, merged with those of before and of other machines."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from ppcmi_fast.errors import ConfigError, RunError
+from ppcmi_fast.experiments.plan import Plan, PlannedRun, changed_settings, planned_runs
+from ppcmi_fast.federation.config import RunConfig
+from ppcmi_fast.federation.runfolder import read_json
+from ppcmi_fast.metrics import ScoreRow, read_scores
+from ppcmi_fast.report.runfolder import method_order
+
+MEASURES = ("dice", "iou", "hd95")
+SCHEMA = 2
+_SOMEWHERE = Path("data")
+
+
+def subject_scores(rows: Sequence[ScoreRow]) -> list[list[Any]]:
+    """[site, subject, images, means of each measure by class], a row a subject, in the order of the images."""
+    groups: dict[tuple[str, str], list[ScoreRow]] = {}
+    for row in rows:
+        if not row.is_volume:
+            groups.setdefault((row.site, row.subject), []).append(row)
+    found = []
+    for (site, subject), members in groups.items():
+        means = [
+            [
+                round(sum(values) / len(members), 5)
+                for values in zip(*(getattr(m.scores, name) for m in members), strict=True)
+            ]
+            for name in MEASURES
+        ]
+        found.append([site, subject, len(members), *means])
+    return found
+
+
+def record_of(folder: Path, variant: str, seed: int) -> dict[str, Any]:
+    """What is kept of one finished run.
+
+    Raises:
+        RunError: a file is missing or damaged.
+    """
+    metrics, rows = read_json(folder / "metrics.json"), read_scores(folder / "scores.csv")
+    late = metrics.get("late_sites")
+    return {
+        "variant": variant,
+        "seed": seed,
+        "dataset": {
+            key: metrics["dataset"][key]
+            for key in ("name", "size", "classes", "class_names", "sites", "spacing_unit")
+        },
+        "settings": metrics["config"],
+        "payload_bytes": {way: metrics["payload_bytes"][way] for way in ("up", "down")},
+        "thresholds": metrics.get("thresholds", {}),
+        "environment": {key: metrics["environment"][key] for key in ("cpu", "cores", "torch_threads")},
+        "late_sites": late["dice"]["site"] if late else {},
+        "methods": {name: _method(metrics["methods"][name], rows[name]) for name in method_order(list(rows))},
+    }
+
+
+def _method(entry: dict[str, Any], rows: Sequence[ScoreRow]) -> dict[str, Any]:
+    facts = {key: entry[key] for key in ("images_seen", "parameters")}
+    return facts | {
+        "seconds": round(entry["seconds"], 1),
+        "bytes_sent": sum(entry["bytes_sent"].values()),
+        "learning_rate": entry.get("learning_rate"),
+        "scores": subject_scores(rows),
+    }
+
+
+def _settings_of(record: dict[str, Any]) -> RunConfig | None:
+    """Of a kept record, what was not there yet at its default; None where this version does not take them."""
+    try:
+        return RunConfig.build({**record["settings"], "data": str(_SOMEWHERE)})
+    except ConfigError:
+        return None
+
+
+def _outdated(record: dict[str, Any], run: PlannedRun | None) -> str:
+    """Why a kept record says nothing about the plan; "" where it does."""
+    if run is None:
+        return "no longer planned"
+    before = _settings_of(record)
+    if before is None:
+        return "of settings that this version does not take"
+    changed = changed_settings(before, run.config, leave_out=("data", "threads", "device"))
+    return f"of other settings ({'; '.join(changed)})" if changed else ""
+
+
+def collect(
+    name: str, plan: Plan, out: Path, kept: Sequence[dict[str, Any]], tell: Callable[[str], None]
+) -> dict[str, Any]:
+    """An experiment's records: of the runs in its folder, and kept ones of those that are not there.
+
+    Args:
+        name: of the experiment.
+        plan: the experiment.
+        out: folder of its runs.
+        kept: records of before.
+        tell: gets a line for each of them that is dropped.
+
+    Raises:
+        RunError: there are none.
+    """
+    planned = {(run.variant, run.seed): run for run in planned_runs(plan, _SOMEWHERE) if not run.hidden}
+    records: dict[tuple[str, int], dict[str, Any]] = {}
+    for record in kept:
+        key = (record["variant"], record["seed"])
+        reason = _outdated(record, planned.get(key))
+        if reason:
+            tell(f"dropped: {record['variant']}, seed {record['seed']}, {reason}")
+        else:
+            records[key] = record
+    for key, run in planned.items():
+        if (out / run.folder / "metrics.json").is_file():
+            record = record_of(out / run.folder, *key)
+            reason = _outdated(record, run)
+            if reason:
+                raise RunError(
+                    f"{out / run.folder}: expected the run of the plan, got one {reason}; run it again"
+                )
+            records[key] = record
+    if not records:
+        raise RunError(f"{out}: expected finished runs, found none; ppcmi experiment run {name}")
+    return {
+        "schema": SCHEMA,
+        "experiment": name,
+        "title": plan.title,
+        "question": plan.question,
+        "figure": None if plan.figure is None else plan.figure.model_dump(mode="json"),
+        "rows": plan.rows,
+        "planned": [list(key) for key in planned],
+        "runs": [records[key] for key in planned if key in records],
+    }
+
+
+def write_records(path: Path, result: dict[str, Any]) -> None:
+    """As JSON, a subject a line, so that differences can be read."""
+    lines: list[str] = []
+
+    def shortened(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: shortened(item) for key, item in value.items()}
+        if isinstance(value, list) and value and isinstance(value[0], (list, dict)):
+            return [shortened(item) for item in value]
+        if isinstance(value, list):
+            lines.append(json.dumps(value))
+            return f"@{len(lines) - 1}@"
+        return value
+
+    text = json.dumps(shortened(result), indent=1)
+    for number, line in enumerate(lines):
+        text = text.replace(f'"@{number}@"', line, 1)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text + "\n", encoding="utf-8")
+
+
+def read_records(path: Path) -> dict[str, Any]:
+    """Read what `write_records` wrote.
+
+    Raises:
+        RunError: damaged, or of another version.
+    """
+    result: dict[str, Any] = read_json(path)
+    if result.get("schema") != SCHEMA:
+        raise RunError(
+            f"{path}: expected schema {SCHEMA}, got {result.get('schema')}; make it again from the runs"
+        )
+    return result
