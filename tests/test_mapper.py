@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from ppcmi_fast.mapper import LatentMapper, train_mapper
+from ppcmi_fast.mapper.training import position_weights, squared_error
 from ppcmi_fast.training import FitSettings
 
 
@@ -80,3 +81,24 @@ def test_adapters_need_the_site() -> None:
     mapper = LatentMapper({4: (4, 4)}, {4: (6, 4)}, width=8, blocks=1, sites=2)
     with pytest.raises(ValueError, match=r"site: expected int64 \[N\]"):
         mapper({4: torch.randn(1, 4, 8, 8)})
+
+
+def test_rare_mask_codes_count_more_whatever_the_frame() -> None:
+    torch.manual_seed(0)
+    background, foreground = torch.randn(2, 8, 1, 1)
+    z = background.expand(2, 8, 4, 4).clone()
+    z[:, :, 1, 1:3] = foreground[..., 0]
+    weights = position_weights(z, 0.3)
+    assert weights.shape == (2, 1, 4, 4) and float(weights.mean()) == pytest.approx(1)
+    rare, common = weights[0, 0, 1, 1], weights[0, 0, 0, 0]
+    # A share p of the positions: distances (1 - p)^2 and p^2, of mean p (1 - p).
+    p = 2 / 16
+    assert float(rare / common) == pytest.approx((1 + 0.3 * (1 - p) / p) / (1 + 0.3 * p / (1 - p)), rel=1e-4)
+    frame = torch.linalg.qr(torch.randn(8, 8)).Q
+    turned = torch.einsum("ij,njhw->nihw", frame, z)
+    torch.testing.assert_close(position_weights(turned, 0.3), weights)
+    guess = {8: torch.randn(2, 8, 4, 4)}
+    by_hand = (weights * (guess[8] - z).square()).mean()
+    torch.testing.assert_close(squared_error(guess, {8: z}, 0.3), by_hand)
+    torch.testing.assert_close(squared_error(guess, {8: z}), (guess[8] - z).square().mean())
+    assert bool((position_weights(torch.ones(1, 8, 2, 2), 0.3) == 1).all())

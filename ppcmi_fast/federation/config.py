@@ -79,7 +79,7 @@ class MapperConfig(_Section):
     learning_rate: Annotated[float, Field(gt=0)] = 2e-3
     weight_decay: Annotated[float, Field(ge=0)] = 0.2
     views: Positive = 8
-    balance: Annotated[float, Field(ge=0)] = 0.0
+    balance: Annotated[float, Field(ge=0)] = 0.3
     patience: Annotated[int, Field(ge=0)] = 0
 
 
