@@ -97,7 +97,7 @@ SHIFTS = {"ppcmi": 0.0, "unet_centralised": 0.08, "unet_local": -0.2}
 
 
 def test_estimates_are_those_of_the_scores(tmp_path: Path) -> None:
-    made = plan()
+    made = plan(notes="What this\n means.")
     rows = write_run(made, tmp_path, SHIFTS, classes=2)
     result = collect("name", made, tmp_path, [], quiet)
     variant = tables.variants_of(result)[0]
@@ -111,6 +111,7 @@ def test_estimates_are_those_of_the_scores(tmp_path: Path) -> None:
         by_class = variant.held.mean(variant.scores(name)[:, tables.DICE])
         assert list(by_class) == pytest.approx(list(summary["dice"]["class"].values()), abs=1e-5)
     text = tables.page([result])
+    assert "\nWhat this means.\n" in text
     assert "| Dice | cavity | wall |" in text and "| Dice | a | b |" in text
 
 

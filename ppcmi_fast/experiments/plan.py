@@ -69,6 +69,7 @@ class Plan(_Section):
 
     Attributes:
         title, question: for the page.
+        notes: what the figures mean, for the page; without figures, which would not change with them.
         data: a data set's folder, in which $NAMES of the environment are replaced, or "phantom:KIND".
         phantom: arguments of the phantom: subjects, sites, size.
         seeds: each is a run of every variant.
@@ -81,6 +82,7 @@ class Plan(_Section):
 
     title: str
     question: str
+    notes: str = ""
     data: str
     phantom: dict[str, int] = {}
     seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (0,)

@@ -131,6 +131,7 @@ def collect(
         "experiment": name,
         "title": plan.title,
         "question": plan.question,
+        "notes": " ".join(plan.notes.split()),
         "figure": None if plan.figure is None else plan.figure.model_dump(mode="json"),
         "rows": plan.rows,
         "planned": [list(key) for key in planned],

@@ -260,6 +260,8 @@ def section(result: dict[str, Any]) -> str:
             if len(classes) > 1:
                 lines += [f"By class, `{variant.name}`:", "", *_by_class(variant, classes)]
     lines += _late(variants)
+    if result["notes"]:
+        lines += [result["notes"], ""]
     if result["figure"] is not None:
         lines += [f"![{result['title']}](figures/experiment_{name}.png)", ""]
     if result["rows"]:
