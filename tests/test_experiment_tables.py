@@ -265,6 +265,13 @@ def test_variants_are_compared_with_the_first(tmp_path: Path) -> None:
     late = copy.deepcopy(result)
     late["runs"][0]["late_sites"] = {"c": 0.5}
     assert "c joined late in `one`: Dice 0.500." in tables.page([late])
+    late["runs"][0]["late_sites"] = {"b": 0.5}
+    at_b = (
+        np.mean([dice_of(r) for r in one if r.site == "b"]),
+        np.mean([dice_of(r) for r in other if r.site == "b"]),
+    )
+    took_part = f"{at_b[0]:.3f} in `one`, {at_b[1]:.3f} in `two`"
+    assert f"b joined late in `one`: Dice 0.500; having taken part: {took_part}." in tables.page([late])
     draw(result, tmp_path / "figure.png")
     assert (tmp_path / "figure.png").stat().st_size > 5000
     assert "![A title](figures/experiment_name.png)" in tables.page([result])

@@ -230,13 +230,22 @@ def _missing(result: dict[str, Any]) -> list[str]:
     return [f"Not yet measured: {'; '.join(parts)}.", ""] if parts else []
 
 
+def _site_dice(variant: Variant, site: str) -> float:
+    """Ours, at one site."""
+    means = variant.held.site_means(variant.dice(OURS)[:, None])[:, 0]
+    return float(means[variant.held.sites.index(site)])
+
+
 def _late(variants: Sequence[Variant]) -> list[str]:
     lines = []
     for variant in variants:
         names = dict.fromkeys(name for record in variant.records for name in record["late_sites"])
         for name in names:
             scores = [r["late_sites"][name] for r in variant.records if name in r["late_sites"]]
-            lines += [f"{name} joined late in `{variant.name}`: Dice {np.mean(scores):.3f}.", ""]
+            joined = f"{name} joined late in `{variant.name}`: Dice {np.mean(scores):.3f}"
+            beside = [f"{_site_dice(v, name):.3f} in `{v.name}`" for v in variants if name in v.held.sites]
+            others = f"; having taken part: {', '.join(beside)}" if beside else ""
+            lines += [f"{joined}{others}.", ""]
     return lines
 
 
