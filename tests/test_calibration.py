@@ -91,7 +91,7 @@ def test_it_is_kept_with_the_site_and_a_damaged_one_is_refused(tmp_path: Path) -
         other = make_site("a")
         load_threshold(folder, other)
         assert other.threshold == value
-    for damaged in ('{"threshold": 7}', '{"threshold": "x"}', "{}"):
+    for damaged in ("[1]", '{"threshold": 7}', '{"threshold": "x"}', "{}"):
         (tmp_path / "sites" / "a" / "threshold.json").write_text(damaged)
         with pytest.raises(RunError, match=r"threshold\.json: expected a threshold between 0 and 1 or null"):
             load_threshold(folder, site)
@@ -113,5 +113,7 @@ def test_a_run_calibrates_and_segments_at_what_it_chose(tmp_path: Path) -> None:
             found.append(Segmenter(out, "site-1").class_map(torch.rand(1, 32, 32), (32, 32)).mean())
         assert found[0] > found[1]
     (out / "sites" / "site-1" / "threshold.json").unlink()
-    with pytest.raises(RunError, match="expected a JSON file of a finished stage"):
+    with pytest.raises(
+        RunError, match="expected the site's threshold, found none; go on with the run by --resume"
+    ):
         Segmenter(out, "site-1")

@@ -200,6 +200,17 @@ def test_methods_that_cannot_be_told_apart_are_tied(tmp_path: Path) -> None:
     assert text.count("| **0.") == 2 and "`ppcmi experiment run name`" in text and "; seed 0;" in text
 
 
+def test_too_few_subjects_for_the_test_leave_it_to_the_interval(tmp_path: Path) -> None:
+    made = plan()
+    write_run(made, tmp_path, SHIFTS | {"ppcmi": 0.079}, subjects=range(3))
+    variant = tables.variants_of(collect("name", made, tmp_path, [], quiet))[0]
+    # Six subjects: p is at least 1/32, times two methods.
+    assert all(
+        gap.p is not None and gap.p >= tables.LEVEL for gap in variant.against("unet_centralised").values()
+    )
+    assert variant.best == {"unet_centralised", "ppcmi"}
+
+
 def test_records_of_before_stay_until_the_plan_changes(tmp_path: Path) -> None:
     two = plan(seeds=[0, 1], variants=[{"name": "one"}, {"name": "piece", "hidden": True}])
     write_run(two, tmp_path / "here", SHIFTS, seed=0)

@@ -15,7 +15,7 @@ from ppcmi_fast.cli.app import app
 from ppcmi_fast.errors import ConfigError, RunError
 from ppcmi_fast.experiments import runner
 from ppcmi_fast.experiments.plan import Plan, data_folder, load_plan, planned_runs
-from ppcmi_fast.experiments.reuse import baseline_training, codec_training, our_training
+from ppcmi_fast.experiments.reuse import baseline_training, codec_training, finished_runs, our_training
 from ppcmi_fast.experiments.runner import run_experiment
 from ppcmi_fast.federation.config import RunConfig
 
@@ -77,6 +77,10 @@ def test_every_experiment_file_is_planned(path: Path, tmp_path: Path) -> None:
             'title = "t"\nquestion = "q"\ndata = "d"\n[[variants]]\nname = "a"\n'
             '[[variants]]\nname = "b"\nnetworks_from = "a"\nseeds = [0, 3]',
             "variants.b.seeds: expected seeds that 'a' has, got 3",
+        ),
+        (
+            'title = "t"\nquestion = "q"\ndata = "d"\nrows = true\n[[variants]]\nname = "a"',
+            "rows: expected true of phantoms only",
         ),
         ('title = "t"\nquestion = "q"\ndata = "d"\nodd = 1\n[[variants]]\nname = "a"', "odd: Extra inputs"),
     ],
@@ -257,6 +261,18 @@ def test_what_was_trained_in_pieces_stands_in_one_run(tmp_path: Path) -> None:
     lines.clear()
     assert run_experiment(other, tmp_path / "beside", tell=lines.append)
     assert [line for line in lines if "taken" in line] == ["  taken over: ours, unet_centralised, fedavg"]
+
+
+def test_a_run_that_lacks_a_setting_of_today_gives_nothing(tmp_path: Path) -> None:
+    config = RunConfig.build({"data": str(tmp_path)})
+    path = tmp_path / "out" / "x" / "one" / "seed-0" / "config.toml"
+    finished(path.parent, config)
+    assert [run.config for run in finished_runs(tmp_path / "out")] == [config]
+    whole = path.read_text()
+    for line in ("calibrate = true\n", "balance = 0.3\n"):
+        assert whole.count(line) == 1
+        path.write_text(whole.replace(line, ""))
+        assert RunConfig.load(path) == config and not list(finished_runs(tmp_path / "out"))
 
 
 def test_what_depends_on_a_setting_is_trained_again(tmp_path: Path) -> None:

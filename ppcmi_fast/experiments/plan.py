@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import sys
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,7 +78,7 @@ class Plan(_Section):
         variants: at least one.
         smoke: settings that make every run tiny; with them phantoms stand in for any data.
         figure: of all variants; None draws none.
-        rows: whether the page shows pictures with every method's contours.
+        rows: whether the page shows pictures with every method's contours; of phantoms only, because they are kept.
     """
 
     title: str
@@ -102,6 +103,10 @@ class Plan(_Section):
         for name in names:
             if not NAME.fullmatch(name) or names.count(name) > 1:
                 raise ValueError(f"variants: expected names of a-z, 0-9, _ and -, each once, got {name!r}")
+        if self.rows and not self.data.startswith(PHANTOM):
+            raise ValueError(
+                "rows: expected true of phantoms only, got a data set: patients' images are not kept"
+            )
         for number, variant in enumerate(self.variants):
             source = variant.networks_from
             if source is None:
@@ -187,11 +192,13 @@ def _phantom(kind: str, folder: Path, arguments: dict[str, int]) -> Path:
     out = folder / f"{kind}-{'-'.join(f'{k}{v}' for k, v in sorted(arguments.items())) or 'default'}"
     if not out.exists():
         write: Any = write_phantom if kind in MODALITIES else write_native
-        # Under another name first: what an interrupted run left would be taken for the whole.
-        scratch = out.with_name(out.name + ".part")
-        scratch.parent.mkdir(parents=True, exist_ok=True)
-        write(kind, scratch, **arguments)
-        scratch.rename(out)
+        folder.mkdir(parents=True, exist_ok=True)
+        # Elsewhere first: what an interrupted run left would be taken for the whole.
+        with tempfile.TemporaryDirectory(dir=folder, prefix=".part-") as scratch:
+            write(kind, Path(scratch) / kind, **arguments)
+            # Another process may have been quicker.
+            if not out.exists():
+                (Path(scratch) / kind).rename(out)
     return out
 
 

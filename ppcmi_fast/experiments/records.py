@@ -16,6 +16,8 @@ from ppcmi_fast.report.runfolder import method_order
 
 MEASURES = ("dice", "iou", "hd95")
 SCHEMA = 2
+# Fewer would make ties, and ties another test.
+DECIMALS = 7
 _SOMEWHERE = Path("data")
 
 
@@ -29,7 +31,7 @@ def subject_scores(rows: Sequence[ScoreRow]) -> list[list[Any]]:
     for (site, subject), members in groups.items():
         means = [
             [
-                round(sum(values) / len(members), 5)
+                round(sum(values) / len(members), DECIMALS)
                 for values in zip(*(getattr(m.scores, name) for m in members), strict=True)
             ]
             for name in MEASURES

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,12 +13,22 @@ from ppcmi_fast.errors import ConfigError, RunError
 from ppcmi_fast.federation.config import RunConfig
 from ppcmi_fast.federation.runfolder import RunFolder, read_json, write_json
 
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
 # Ours: the keys go with what was trained under them.
 OUR_FOLDERS = ("keys", "server", "sites")
 OUR_STAGES: tuple[str, ...] = ("codec", "mapper", "tuning")
 # What the codecs know nothing of: they are trained before anything is protected.
 AFTER_CODECS = ("bits_up", "bits_down", "folds", "mixing", "trust", "mapper", "tuning")
-AFTER_CODECS_FILES = ("mapper*", "*_tuned*", "threshold.json")
+AFTER_CODECS_FILES = (
+    "mapper.safetensors",
+    "mapper_tuned.safetensors",
+    "encoder_tuned.safetensors",
+    "threshold.json",
+)
 # What changes answers and scores, but not what was trained.
 EVALUATION = ("calibrate", "baselines", "measures", "threads", "device")
 # What decides the images that a baseline sees, and in which part they are.
@@ -51,15 +62,27 @@ class FinishedRun:
     config: RunConfig
 
 
+def is_whole(path: Path, config: RunConfig) -> bool:
+    """Whether the file names every setting that this version has."""
+    written, now = (tomllib.loads(text) for text in (path.read_text(encoding="utf-8"), config.to_toml()))
+    return all(
+        key in written and (not isinstance(value, dict) or value.keys() <= written[key].keys())
+        for key, value in now.items()
+    )
+
+
 def finished_runs(out: Path) -> Iterator[FinishedRun]:
-    """Those of every experiment in the folder of experiments, oldest names first."""
+    """Those of every experiment in the folder of experiments, by name."""
     for metrics in sorted(out.glob("*/*/seed-*/metrics.json")):
         folder = metrics.parent
         try:
-            yield FinishedRun(folder, RunConfig.load(folder / "config.toml"))
+            config = RunConfig.load(folder / "config.toml")
         except ConfigError:
             # Of a version with other settings: nothing to take.
             continue
+        # Nor of one with fewer: what it did without them need not be what is the default now.
+        if is_whole(folder / "config.toml", config):
+            yield FinishedRun(folder, config)
 
 
 def _first(runs: list[FinishedRun], fits: Callable[[FinishedRun], bool]) -> Path | None:

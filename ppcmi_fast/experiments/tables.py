@@ -26,10 +26,12 @@ how they are run, are described in [experiments.md](experiments.md).
 Dice, IoU and HD95: mean over seeds and sites of each site's mean over its held-out images and classes. Every seed
 has its own split. Intervals are 95 % bootstraps that draw seeds and, within sites, subjects; a subject held out
 under several seeds is one. *Ours less it*: the difference in points of Dice, paired by subject, and p of a signed-
-rank test over subjects, after Holm (– where there are fewer than six). Bold: the best of a table and those that the
-same test does not tell from it at 5 %. *Sent in training* counts all that sites and server exchange; *an image* is
-a query and its reply; minutes are of training, all sites together in one process, on machines that did other things
-as well.
+rank test over subjects, after Holm (– where there are fewer than six). Bold: the best of a variant and those that
+the same test does not tell from it at 5 %; where too few subjects are held out for it to find anything, those whose
+difference's interval holds 0. Ours answers at thresholds that sites choose on their validation images, the others
+with the likeliest class. *Sent in training* counts what sites and server exchange to train; *an image* is a query
+and its reply; minutes are of training, all sites together in one process, on machines that did other things as
+well.
 """
 
 
@@ -87,13 +89,22 @@ class Variant:
     def best(self) -> set[str]:
         """The best Dice, and what cannot be told from it."""
         top = max(self.methods, key=lambda name: self.mean(name)[DICE])
-        tied = {name for name, gap in self.against(top).items() if gap.p is not None and gap.p >= LEVEL}
-        return {top, *tied}
+        gaps = self.against(top)
+        # The smallest p that so few subjects can give, after Holm: above the level the test could find nothing.
+        blind = len(gaps) * 2.0 ** (1 - len(self.held.site_of)) >= LEVEL
+        return {top, *(name for name, gap in gaps.items() if _tied(gap, blind))}
 
     @property
     def payload(self) -> int:
         """Bytes of a query and its reply."""
         return int(sum(self.records[0]["payload_bytes"].values()))
+
+
+def _tied(gap: Difference, blind: bool) -> bool:
+    """Whether a method cannot be told from the best: by the test, or by the interval where the test is blind."""
+    if blind:
+        return gap.interval is not None and gap.interval[0] <= 0 <= gap.interval[1]
+    return gap.p is not None and gap.p >= LEVEL
 
 
 def variants_of(result: dict[str, Any]) -> list[Variant]:

@@ -60,7 +60,10 @@ def load_threshold(folder: RunFolder, site: Site) -> None:
         RunError: no such file, or another content.
     """
     path = folder.site(site.name) / FILE
-    value = read_json(path).get("threshold", "none")
+    if not path.is_file():
+        raise RunError(f"{path}: expected the site's threshold, found none; go on with the run by --resume")
+    found = read_json(path)
+    value = found.get("threshold", "none") if isinstance(found, dict) else found
     if value is not None and not (isinstance(value, float) and 0 < value < 1):
         raise RunError(
             f"{path}: expected a threshold between 0 and 1 or null, got {value!r}; run with --resume"
