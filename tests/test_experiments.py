@@ -198,6 +198,16 @@ def test_time_that_is_up_ends_with_what_is_saved(tmp_path: Path, monkeypatch: py
     assert "time is up" in lines[-1]
 
 
+def test_time_is_up_where_a_shell_ignores_the_signal() -> None:
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        deadline = runner._Deadline(10)
+        deadline.cancel()
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def test_networks_are_taken_over_and_only_evaluated(tmp_path: Path) -> None:
     bits = plan(
         variants=[

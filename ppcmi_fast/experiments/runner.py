@@ -141,6 +141,9 @@ class _Deadline:
             threading.Timer(60 * minutes, os.kill, (os.getpid(), signal.SIGINT)) if minutes else None
         )
         if self._timer is not None:
+            # A shell's background jobs ignore it.
+            if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+                signal.signal(signal.SIGINT, signal.default_int_handler)
             self._timer.daemon = True
             self._timer.start()
 

@@ -207,7 +207,7 @@ class FederatedRun:
         return {name: run_method(name, bench, settings.learning_rates) for name in settings.methods}
 
     def execute(self) -> dict[str, Any]:
-        """Do every stage that is not done, and write metrics.json, scores.csv, history.json and examples.npz."""
+        """Do every stage that is not done, and write scores.csv, history.json, examples.npz and metrics.json."""
         draw_keys(self.config, self.folder, [*self.data, *self.late])
         federation = build_federation(
             self.config, self.folder, self.site_data("train"), self.site_data("val"), self.dataset.classes
@@ -244,7 +244,8 @@ class FederatedRun:
         metrics = self._report(federation, maps, facts, payload, latency)
         if self.late:
             metrics["late_sites"] = self._score_late(federation)
-            write_json(self.folder.root / "metrics.json", metrics)
+        # Last: a run that has it is finished.
+        write_json(self.folder.root / "metrics.json", metrics)
         return metrics
 
     def _answers(self, federation: Federation) -> dict[str, Tensor]:
@@ -357,7 +358,6 @@ class FederatedRun:
             self.folder.root / "history.json", {name: stage["history"] for name, stage in stages.items()}
         )
         write_scores(self.folder.root / "scores.csv", rows)
-        write_json(self.folder.root / "metrics.json", metrics)
         return metrics
 
 
