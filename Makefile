@@ -41,9 +41,10 @@ $(VENV)/.created:
 	$(PYTHON) -m venv $(VENV)
 	@touch $@
 
-# The build tools first: the package is then built against them, without a build environment of its own.
+# The build tools first: the package is then built against them, without a build environment of its own. setuptools for
+# what is published as source alone (medpy): the one that a virtual environment starts with may be too old.
 $(VENV)/.build-tools: $(VENV)/.created constraints.txt
-	$(INSTALL) scikit-build-core pybind11 cmake ninja
+	$(INSTALL) scikit-build-core pybind11 cmake ninja setuptools
 	@touch $@
 
 $(VENV)/.installed: $(VENV)/.build-tools pyproject.toml $(CORE_FILES)
