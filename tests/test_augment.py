@@ -9,8 +9,8 @@ import torch
 from native_layouts import WRITERS
 from torch import Tensor
 
-from ppcmi_fast.data.arrays import load_arrays
-from ppcmi_fast.data.augment import MODALITIES, augment
+from ppcmi_fast.data.arrays import Arrays, load_arrays
+from ppcmi_fast.data.augment import MODALITIES, augment, augmented_batch
 from ppcmi_fast.data.readers import open_dataset
 
 
@@ -88,3 +88,16 @@ def test_decathlon_sets_state_theirs(stated: str, modality: str, tmp_path: Path)
     root = WRITERS["msd"](tmp_path / "d")
     (root / "dataset.json").write_text(f'{{"modality": {stated}, "labels": {{"1": "left atrium"}}}}')
     assert open_dataset(root).modality == modality
+
+
+def test_a_batch_is_what_augmentation_makes_of_the_images_drawn() -> None:
+    images, masks = squares(3)
+    images = images * torch.tensor([0.2, 0.5, 0.8]).view(3, 1, 1, 1)
+    data = Arrays(images, masks, [], None, "mri")
+    found, labels = augmented_batch(data, 8, seeded(4))
+    generator = seeded(4)
+    drawn = torch.randint(3, (8,), generator=generator)
+    assert set(drawn.tolist()) == {0, 1, 2}
+    expected = augment(images[drawn], masks[drawn], generator, "mri")
+    assert torch.equal(found, expected[0])
+    assert torch.equal(labels, expected[1])

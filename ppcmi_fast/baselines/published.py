@@ -23,7 +23,7 @@ from ppcmi_fast import ops
 from ppcmi_fast.baselines.base import Outcome, Progress, SiteData, Workbench, count_parameters
 from ppcmi_fast.baselines.published_networks import Autoencoder, Latents, Mapping
 from ppcmi_fast.codec.mask import one_hot_foreground
-from ppcmi_fast.data.augment import augment
+from ppcmi_fast.data.augment import augment, augmented_batch
 from ppcmi_fast.errors import ConfigError
 from ppcmi_fast.keys import SiteKey
 from ppcmi_fast.training import Fit, FitSettings, FitState, autocast, device_of, step_generator
@@ -108,8 +108,7 @@ def _train_autoencoder(
     train, val = member.data.train, member.data.val
 
     def loss(generator: torch.Generator) -> Tensor:
-        index = torch.randint(len(train.images), (bench.batch,), generator=generator)
-        images, masks = augment(train.images[index], train.masks[index], generator, train.modality)
+        images, masks = augmented_batch(train, bench.batch, generator)
         target = _picture(role, images, masks, bench.classes).to(bench.device)
         with autocast(bench.device):
             logits = net(target)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ppcmi_fast.baselines.base import Outcome, Progress, SiteData, Workbench, count_parameters
 from ppcmi_fast.data.arrays import Arrays
-from ppcmi_fast.data.augment import augment
+from ppcmi_fast.data.augment import augmented_batch
 from ppcmi_fast.metrics import dice_scores
 from ppcmi_fast.training import Fit, FitSettings, FitState, autocast, device_of
 
@@ -45,8 +45,7 @@ def batch_loss(
     net: nn.Module, data: Arrays, batch: int, criterion: nn.Module, generator: torch.Generator
 ) -> Tensor:
     """Loss of one augmented batch drawn from a site's images."""
-    index = torch.randint(len(data.images), (batch,), generator=generator)
-    images, masks = augment(data.images[index], data.masks[index], generator, data.modality)
+    images, masks = augmented_batch(data, batch, generator)
     device = device_of(net)
     with autocast(device):
         logits = net(images.contiguous(memory_format=torch.channels_last).to(device))

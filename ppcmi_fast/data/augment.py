@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ppcmi_fast.data.arrays import Arrays
 from ppcmi_fast.errors import ConfigError
 
 MODALITIES = ("general", "ultrasound", "mri", "ct")
@@ -91,3 +92,21 @@ def augment(
     greys = _greys(modality)
     greys.set_random_state(int(torch.randint(2**31, (), generator=generator)))
     return torch.stack([greys(image) for image in moved]), labels
+
+
+def augmented_batch(data: Arrays, batch: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """What every network of a comparison trains on: images drawn with repetition, augmented as their modality asks.
+
+    Args:
+        data: what to draw from, at least one image.
+        batch: images to draw.
+        generator: fixes the draw.
+
+    Returns:
+        Images float32 [batch, 1, H, W] and masks int64 [batch, H, W].
+
+    Raises:
+        ConfigError: MONAI is not installed.
+    """
+    index = torch.randint(len(data.images), (batch,), generator=generator)
+    return augment(data.images[index], data.masks[index], generator, data.modality)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ppcmi_fast.codec import CodecLearner, ImageCodec, LinearMaskCodec, MaskAutoencoder, MaskCodec
 from ppcmi_fast.data.arrays import Arrays, load_arrays
-from ppcmi_fast.data.augment import augment
+from ppcmi_fast.data.augment import augmented_batch
 from ppcmi_fast.data.phantom import write_phantom
 from ppcmi_fast.data.readers import open_dataset
 from ppcmi_fast.errors import RunError
@@ -83,8 +83,7 @@ def make_learner(config: RunConfig, classes: int, seed: int) -> CodecLearner:
 
 def learner_loss(learner: CodecLearner, data: Arrays, batch: int, generator: torch.Generator) -> Tensor:
     """Loss of one augmented batch drawn from a site's images."""
-    index = torch.randint(len(data.images), (batch,), generator=generator)
-    images, masks = augment(data.images[index], data.masks[index], generator, data.modality)
+    images, masks = augmented_batch(data, batch, generator)
     device = device_of(learner)
     images = images.contiguous(memory_format=torch.channels_last).to(device)
     with autocast(device):

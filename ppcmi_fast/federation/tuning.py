@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ppcmi_fast import wire
 from ppcmi_fast.codec import CodecLearner
-from ppcmi_fast.data.augment import augment
+from ppcmi_fast.data.augment import augmented_batch
 from ppcmi_fast.errors import RunError, WireError
 from ppcmi_fast.federation.channel import Channel
 from ppcmi_fast.federation.codecs import Participant, Progress, exchange_codecs
@@ -227,10 +227,8 @@ class TuningRounds:
     def _step(self, step: int) -> None:
         """Every site sends a batch, the server makes its step, every site makes its own."""
         for number, participant in enumerate(self.participants):
-            data = participant.train
             generator = step_generator(self.config.seed * 2003 + number, step)
-            index = torch.randint(len(data.images), (self.config.tuning.batch,), generator=generator)
-            images, masks = augment(data.images[index], data.masks[index], generator, data.modality)
+            images, masks = augmented_batch(participant.train, self.config.tuning.batch, generator)
             images = images.contiguous(memory_format=torch.channels_last)
             self.channel.send(participant.site.tune(images, masks, step))
         for participant, encoder, optimizer in zip(
