@@ -83,9 +83,14 @@ def half_precision() -> bool:
     return bool(torch.cpu._is_avx512_bf16_supported())
 
 
+def trains_in_bfloat16(device: torch.device) -> bool:
+    """Whether networks on this device train under autocast; a GPU always does."""
+    return device.type != "cpu" or half_precision()
+
+
 def autocast(device: torch.device) -> torch.autocast:
     """The precision in which every network of the package trains on a device, ours and the baselines alike."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=device.type != "cpu" or half_precision())
+    return torch.autocast(device.type, torch.bfloat16, enabled=trains_in_bfloat16(device))
 
 
 def choose_device(name: str) -> torch.device:

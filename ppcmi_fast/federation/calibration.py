@@ -8,13 +8,15 @@ to Maximize F1 Measure", 2014).
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from ppcmi_fast.errors import RunError
 from ppcmi_fast.federation.channel import Channel
-from ppcmi_fast.federation.evaluate import answers_through_wire, class_maps
+from ppcmi_fast.federation.codecs import Participant
+from ppcmi_fast.federation.evaluate import answers_through_wire, class_maps, mean_dice, predict_through_wire
 from ppcmi_fast.federation.runfolder import RunFolder, read_json, write_json
 from ppcmi_fast.federation.site import Site
 
@@ -46,6 +48,27 @@ def calibrate(site: Site, channel: Channel, images: Tensor, figure: Callable[[Te
     if len(images):
         scores = torch.cat(list(answers_through_wire(site, channel, images)))
         site.threshold = best_threshold(scores, figure)
+
+
+def calibrated_maps(
+    participant: Participant, channel: Channel, images: Tensor, classes: int, *, choose: bool
+) -> Tensor:
+    """What a site gets back for its images, its threshold chosen first.
+
+    Args:
+        participant: the site, with its validation images.
+        channel: to the trained server.
+        images: float32 [N, 1, H, W].
+        classes: background included.
+        choose: whether the threshold is chosen; else the site's is left as it is.
+
+    Returns:
+        Class maps int64 [N, H, W].
+    """
+    site, val = participant.site, participant.val
+    if choose:
+        calibrate(site, channel, val.images, partial(mean_dice, data=val, classes=classes))
+    return predict_through_wire(site, channel, images)
 
 
 def save_threshold(folder: RunFolder, site: Site) -> None:

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 from torch import Tensor
 
 from ppcmi_fast.data.arrays import Arrays
 from ppcmi_fast.errors import ConfigError, DataError
 from ppcmi_fast.federation.build import Federation, make_site
-from ppcmi_fast.federation.calibration import calibrate, save_threshold
+from ppcmi_fast.federation.calibration import calibrated_maps, save_threshold
 from ppcmi_fast.federation.codecs import Participant, exchange_codecs, make_learner
 from ppcmi_fast.federation.config import RunConfig
-from ppcmi_fast.federation.evaluate import mean_dice, predict_through_wire
 from ppcmi_fast.federation.runfolder import RunFolder, save_module
 
 
@@ -76,9 +73,8 @@ def late_answers(
     maps = {}
     for name, data in late.items():
         newcomer = join(config, folder, federation, name, data, classes)
-        if config.calibrated:
-            figure = partial(mean_dice, data=data["val"], classes=classes)
-            calibrate(newcomer.site, federation.channel, data["val"].images, figure)
+        maps[name] = calibrated_maps(
+            newcomer, federation.channel, data["test"].images, classes, choose=config.calibrated
+        )
         save_threshold(folder, newcomer.site)
-        maps[name] = predict_through_wire(newcomer.site, federation.channel, data["test"].images)
     return maps

@@ -6,7 +6,6 @@ import resource
 import sys
 import time
 from collections import Counter
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +21,7 @@ from ppcmi_fast.data.records import Dataset
 from ppcmi_fast.data.splits import Split, limit_training, split_by_subject
 from ppcmi_fast.environment import describe_environment
 from ppcmi_fast.federation.build import Federation, build_federation, draw_keys, upload_training_latents
-from ppcmi_fast.federation.calibration import calibrate, save_threshold
+from ppcmi_fast.federation.calibration import calibrated_maps, save_threshold
 from ppcmi_fast.federation.codecs import CodecRounds, Participant, share_phantom_codec
 from ppcmi_fast.federation.config import RunConfig
 from ppcmi_fast.federation.dataset import check_dataset, check_phantom, read_dataset
@@ -35,7 +34,7 @@ from ppcmi_fast.federation.stages import FolderStages, describe
 from ppcmi_fast.federation.tuning import TuningRounds, encoder_of
 from ppcmi_fast.mapper import train_mapper
 from ppcmi_fast.metrics import write_scores
-from ppcmi_fast.training import FitSettings, FitState, choose_device, device_of, half_precision
+from ppcmi_fast.training import FitSettings, FitState, choose_device, device_of, trains_in_bfloat16
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -250,14 +249,13 @@ class FederatedRun:
 
     def _answers(self, federation: Federation) -> dict[str, Tensor]:
         """Class maps of every site's test images, each site's threshold chosen first."""
-        maps = {}
-        for participant in federation.participants:
-            site, val = participant.site, participant.val
-            if self.config.calibrated:
-                calibrate(site, federation.channel, val.images, partial(self.dice, data=val))
-            images = self.data[site.name]["test"].images
-            maps[site.name] = predict_through_wire(site, federation.channel, images)
-        return maps
+        tests, classes, choose = self.site_data("test"), self.dataset.classes, self.config.calibrated
+        return {
+            p.site.name: calibrated_maps(
+                p, federation.channel, tests[p.site.name].images, classes, choose=choose
+            )
+            for p in federation.participants
+        }
 
     def _score_late(self, federation: Federation) -> dict[str, Any]:
         """Our scores of sites that joined after the training, as `methods` has those of the others."""
@@ -313,7 +311,6 @@ class FederatedRun:
             for name, parts in self.data.items()
         }
         device = choose_device(self.config.device)
-        half = device.type != "cpu" or half_precision()
         metrics = {
             "schema": 1,
             "command": "ppcmi " + " ".join(sys.argv[1:]),
@@ -350,7 +347,7 @@ class FederatedRun:
                 **describe_environment(),
                 "torch_threads": torch.get_num_threads(),
                 "training_device": str(device),
-                "training_precision": "bfloat16 autocast" if half else "float32",
+                "training_precision": "bfloat16 autocast" if trains_in_bfloat16(device) else "float32",
             },
         }
         np.savez_compressed(self.folder.root / "examples.npz", **pick_examples(tests, maps, ours))
