@@ -13,6 +13,7 @@ import numpy as np
 from ppcmi_fast.experiments.records import MEASURES, read_records
 from ppcmi_fast.experiments.statistics import Difference, Floats, Held, differences
 from ppcmi_fast.report.runfolder import method_title
+from ppcmi_fast.report.words import size
 
 LEVEL = 0.05
 OURS = "ppcmi"
@@ -72,6 +73,10 @@ class Variant:
         mean: Floats = self.scores(method)[:, DICE].mean(1)
         return mean
 
+    def site_dice(self, method: str) -> Floats:
+        """Mean of each of `held.sites`."""
+        return self.held.site_means(self.dice(method)[:, None])[:, 0]
+
     def mean(self, method: str) -> Floats:
         """Of each measure."""
         return self.held.mean(self.scores(method).mean(2))
@@ -113,13 +118,6 @@ def variants_of(result: dict[str, Any]) -> list[Variant]:
     return [Variant(name, [r for r in result["runs"] if r["variant"] == name]) for name in names]
 
 
-def _bytes(value: float) -> str:
-    for unit, size in (("GB", 1e9), ("MB", 1e6), ("KB", 1e3)):
-        if value >= size:
-            return f"{value / size:.1f} {unit}"
-    return f"{value:.0f} B" if value else "–"
-
-
 def _range(interval: list[float] | None, scale: float = 1, digits: int = 3) -> str:
     return "–" if interval is None else " .. ".join(f"{scale * value:.{digits}f}" for value in interval)
 
@@ -144,7 +142,7 @@ def _main_rows(variant: Variant, named: bool) -> list[list[str]]:
     gaps = variant.against(OURS) if OURS in variant.methods else {}
     rows = []
     for name in variant.methods:
-        mean = variant.mean(name)
+        mean, sent = variant.mean(name), variant.fact(name, "bytes_sent")
         shown = f"**{mean[DICE]:.3f}**" if name in variant.best else f"{mean[DICE]:.3f}"
         travels = name.startswith(OURS) and name != "ppcmi_float32"
         rows.append(
@@ -158,8 +156,8 @@ def _main_rows(variant: Variant, named: bool) -> list[list[str]]:
                 f"{mean[HD95]:.2f}",
                 f"{variant.fact(name, 'images_seen'):,.0f}",
                 f"{variant.fact(name, 'parameters') / 1e6:.2f} M",
-                _bytes(variant.fact(name, "bytes_sent")),
-                _bytes(variant.payload) if travels else "–",
+                size(sent) if sent else "–",
+                size(variant.payload) if travels else "–",
                 f"{variant.fact(name, 'seconds') / 60:.1f}",
             ]
         )
@@ -182,7 +180,7 @@ def _parts_table(variant: Variant, names: Sequence[str], columns: dict[str, Floa
 
 
 def _by_site(variant: Variant) -> list[str]:
-    columns = {name: variant.held.site_means(variant.dice(name)[:, None])[:, 0] for name in variant.methods}
+    columns = {name: variant.site_dice(name) for name in variant.methods}
     return _parts_table(variant, variant.held.sites, columns)
 
 
@@ -217,7 +215,7 @@ def _class_names(record: dict[str, Any]) -> list[str]:
     return list(known) or [f"class {number}" for number in range(1, record["dataset"]["classes"])]
 
 
-def _intro(result: dict[str, Any], variants: Sequence[Variant]) -> str:
+def _intro(result: dict[str, Any]) -> str:
     first = result["runs"][0]
     dataset, environment = first["dataset"], first["environment"]
     sites = ", ".join(f"{name} {counts['subjects']}" for name, counts in dataset["sites"].items())
@@ -241,12 +239,6 @@ def _missing(result: dict[str, Any]) -> list[str]:
     return [f"Not yet measured: {'; '.join(parts)}.", ""] if parts else []
 
 
-def _site_dice(variant: Variant, site: str) -> float:
-    """Ours, at one site."""
-    means = variant.held.site_means(variant.dice(OURS)[:, None])[:, 0]
-    return float(means[variant.held.sites.index(site)])
-
-
 def _late(variants: Sequence[Variant]) -> list[str]:
     lines = []
     for variant in variants:
@@ -254,7 +246,11 @@ def _late(variants: Sequence[Variant]) -> list[str]:
         for name in names:
             scores = [r["late_sites"][name] for r in variant.records if name in r["late_sites"]]
             joined = f"{name} joined late in `{variant.name}`: Dice {np.mean(scores):.3f}"
-            beside = [f"{_site_dice(v, name):.3f} in `{v.name}`" for v in variants if name in v.held.sites]
+            beside = [
+                f"{v.site_dice(OURS)[v.held.sites.index(name)]:.3f} in `{v.name}`"
+                for v in variants
+                if name in v.held.sites
+            ]
             others = f"; having taken part: {', '.join(beside)}" if beside else ""
             lines += [f"{joined}{others}.", ""]
     return lines
@@ -267,7 +263,7 @@ def section(result: dict[str, Any]) -> str:
     lines = [
         f"## {result['title']}",
         "",
-        _intro(result, variants),
+        _intro(result),
         "",
         *_main_table(variants, first["dataset"]["spacing_unit"]),
     ]
