@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,12 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from ppcmi_fast.data.phantom import MODALITIES, NATIVE_KINDS, write_native, write_phantom
 from ppcmi_fast.errors import ConfigError
 from ppcmi_fast.experiments.reuse import EVALUATION
-from ppcmi_fast.federation.config import RunConfig
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
+from ppcmi_fast.federation.config import RunConfig, read_toml
 
 PHANTOM = "phantom:"
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")
@@ -155,9 +149,7 @@ def load_plan(path: Path) -> Plan:
     if not path.is_file():
         raise ConfigError(f"{path}: expected an experiment file, found none; see `ppcmi experiment list`")
     try:
-        return Plan.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: expected TOML, got {error}") from None
+        return Plan.model_validate(read_toml(path))
     except ValidationError as error:
         lines = [f"{'.'.join(map(str, e['loc'])) or 'plan'}: {e['msg']}" for e in error.errors()]
         raise ConfigError(f"{path}: {'; '.join(lines)}") from None

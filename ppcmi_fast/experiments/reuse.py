@@ -3,20 +3,14 @@
 from __future__ import annotations
 
 import shutil
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ppcmi_fast.errors import ConfigError, RunError
-from ppcmi_fast.federation.config import RunConfig
+from ppcmi_fast.federation.config import RunConfig, is_whole
 from ppcmi_fast.federation.runfolder import RunFolder, read_json, write_json
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 # Ours: the keys go with what was trained under them.
 OUR_FOLDERS = ("keys", "server", "sites")
@@ -60,15 +54,6 @@ class FinishedRun:
 
     folder: Path
     config: RunConfig
-
-
-def is_whole(path: Path, config: RunConfig) -> bool:
-    """Whether the file names every setting that this version has."""
-    written, now = (tomllib.loads(text) for text in (path.read_text(encoding="utf-8"), config.to_toml()))
-    return all(
-        key in written and (not isinstance(value, dict) or value.keys() <= written[key].keys())
-        for key, value in now.items()
-    )
 
 
 def finished_runs(out: Path) -> Iterator[FinishedRun]:

@@ -337,10 +337,7 @@ class RunConfig(_Section):
             return cls.build({"data": str(path)}, overrides)
         if not path.is_file():
             raise ConfigError(f"{path}: expected a data folder or a TOML file, found nothing; check the path")
-        try:
-            values = tomllib.loads(path.read_text())
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise ConfigError(f"{path}: expected TOML, got {error}") from None
+        values = read_toml(path)
         if "data" in values:
             values["data"] = str(path.parent / Path(values["data"]).expanduser())
         return cls.build(values, overrides)
@@ -348,6 +345,27 @@ class RunConfig(_Section):
     def to_toml(self) -> str:
         """The settings as TOML that `load` reads back to an equal object."""
         return tomli_w.dumps(self.model_dump(mode="json", exclude_none=True))
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """The content of a TOML file.
+
+    Raises:
+        ConfigError: it is not TOML.
+    """
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: expected TOML, got {error}") from None
+
+
+def is_whole(path: Path, config: RunConfig) -> bool:
+    """Whether the TOML file from which `config` was loaded names every setting that this version has."""
+    written, now = read_toml(path), tomllib.loads(config.to_toml())
+    return all(
+        key in written and (not isinstance(value, dict) or value.keys() <= written[key].keys())
+        for key, value in now.items()
+    )
 
 
 def _apply_override(values: dict[str, Any], item: str) -> None:
