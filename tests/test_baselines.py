@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from tiny_runs import tiny_config
 from torch import Tensor, nn
 
 from ppcmi_fast.baselines import METHODS, SiteData, Workbench, federated, run_method
@@ -276,22 +277,14 @@ def test_other_architectures_are_refused_where_they_cannot_be(bench: Workbench) 
 
 def test_all_of_them_stand_in_a_run(tmp_path: Path) -> None:
     data = write_phantom("cardiac", tmp_path / "p", sites=2, subjects=3, slices=2, size=32)
-    sizes = (
-        "size=32",
-        "threads=1",
-        "codec.rounds=1",
-        "codec.local_steps=1",
-        "mapper.steps=2",
-        "mapper.views=1",
-    )
-    methods = f"baselines.methods={TRIED}"
-    small = (
-        "baselines.images=64",
-        "baselines.batch=4",
-        "baselines.rounds=2",
-        "baselines.learning_rates=[0.001]",
-    )
-    metrics = federate(RunConfig.build({"data": str(data)}, [*sizes, methods, *small]), tmp_path / "run")
+    small = {
+        "baselines.methods": list(TRIED),
+        "baselines.images": 64,
+        "baselines.batch": 4,
+        "baselines.rounds": 2,
+        "baselines.learning_rates": [0.001],
+    }
+    metrics = federate(tiny_config(data, small), tmp_path / "run")
     for name in TRIED:
         found = metrics["methods"][name]
         assert (

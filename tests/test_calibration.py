@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from federation_parties import connect, data, make_site
-from test_experiments import TINY
+from tiny_runs import tiny_config
 from torch import Tensor, nn
 
 from ppcmi_fast.data.phantom import write_phantom
@@ -20,7 +20,6 @@ from ppcmi_fast.federation.calibration import (
     load_threshold,
     save_threshold,
 )
-from ppcmi_fast.federation.config import RunConfig
 from ppcmi_fast.federation.evaluate import class_maps, predict_through_wire
 from ppcmi_fast.federation.predict import Segmenter
 from ppcmi_fast.federation.run import federate
@@ -99,10 +98,8 @@ def test_it_is_kept_with_the_site_and_a_damaged_one_is_refused(tmp_path: Path) -
 
 def test_a_run_calibrates_and_segments_at_what_it_chose(tmp_path: Path) -> None:
     write_phantom("cardiac", tmp_path / "data", subjects=3, sites=2, slices=1, size=32)
-    settings = {"data": str(tmp_path / "data")}
-    overrides = [f"{name}={json.dumps(value)}" for name, value in TINY.items()]
     for calibrated in (True, False):
-        config = RunConfig.build(settings, [*overrides, f"calibrate={json.dumps(calibrated)}"])
+        config = tiny_config(tmp_path / "data", {"calibrate": calibrated})
         out = tmp_path / f"run-{calibrated}"
         chosen = federate(config, out)["thresholds"]
         assert set(chosen) == {"site-0", "site-1"}

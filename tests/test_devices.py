@@ -8,14 +8,13 @@ from typing import Any
 
 import pytest
 import torch
-from test_experiments import TINY
+from tiny_runs import tiny_config
 from torch import nn
 from two_devices import CPU, CUDA, two_devices
 
 from ppcmi_fast import training
 from ppcmi_fast.data.phantom import write_phantom
 from ppcmi_fast.errors import ConfigError
-from ppcmi_fast.federation.config import RunConfig
 from ppcmi_fast.federation.run import federate
 from ppcmi_fast.training import choose_device, device_of
 
@@ -49,7 +48,7 @@ def test_a_device_is_chosen_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def run(tmp_path: Path, name: str, *settings: str) -> dict[str, Any]:
-    values = TINY | {
+    values = {
         "tuning.rounds": 1,
         "tuning.local_steps": 1,
         "baselines.images": 32,
@@ -57,9 +56,7 @@ def run(tmp_path: Path, name: str, *settings: str) -> dict[str, Any]:
         "baselines.rounds": 1,
         "baselines.methods": ["unet_centralised", "unet_local", "fedprox", "split_learning", "published"],
     }
-    overrides = [f"{key}={json.dumps(value)}" for key, value in values.items()]
-    config = RunConfig.build({"data": str(tmp_path / "data")}, [*overrides, *settings])
-    return federate(config, tmp_path / name)
+    return federate(tiny_config(tmp_path / "data", values, *settings), tmp_path / name)
 
 
 @pytest.mark.parametrize(

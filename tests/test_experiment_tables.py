@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 from scipy.stats import wilcoxon
-from test_experiments import TINY, plan
+from test_experiments import plan
+from tiny_runs import TINY
 
 from ppcmi_fast.errors import RunError
 from ppcmi_fast.experiments import tables

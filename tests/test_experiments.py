@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tiny_runs import TINY
 from typer.testing import CliRunner
 
 from ppcmi_fast.cli.app import app
@@ -20,15 +21,6 @@ from ppcmi_fast.experiments.runner import run_experiment
 from ppcmi_fast.federation.config import RunConfig
 
 ROOT = Path(__file__).resolve().parents[1]
-TINY = {
-    "size": 32,
-    "threads": 1,
-    "codec.rounds": 1,
-    "codec.local_steps": 1,
-    "mapper.steps": 2,
-    "mapper.views": 1,
-    "baselines.methods": [],
-}
 
 
 def plan(**changes: Any) -> Plan:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from test_baselines import MemoryStages, arrays
+from tiny_runs import tiny_config
 from torch import nn
 from typer.testing import CliRunner
 
@@ -19,7 +20,6 @@ from ppcmi_fast.baselines.published_networks import Autoencoder, Mapping, Pyrami
 from ppcmi_fast.cli.app import app
 from ppcmi_fast.data.phantom import write_phantom
 from ppcmi_fast.errors import ConfigError
-from ppcmi_fast.federation.config import RunConfig
 from ppcmi_fast.federation.run import federate
 
 
@@ -139,21 +139,13 @@ def test_sizes_that_the_networks_do_not_take_are_named(bench: Workbench) -> None
 
 def test_every_profile_stands_in_a_run(tmp_path: Path) -> None:
     data = write_phantom("ultrasound", tmp_path / "p", sites=2, subjects=3, slices=2, size=32)
-    sizes = (
-        "size=32",
-        "threads=1",
-        "codec.rounds=1",
-        "codec.local_steps=1",
-        "mapper.steps=2",
-        "mapper.views=1",
-    )
-    chosen = (
-        f"baselines.methods={list(PROFILES)}",
-        "baselines.images=64",
-        "baselines.batch=4",
-        "baselines.published_width=0.125",
-    )
-    config = RunConfig.build({"data": str(data)}, [*sizes, *chosen])
+    chosen = {
+        "baselines.methods": list(PROFILES),
+        "baselines.images": 64,
+        "baselines.batch": 4,
+        "baselines.published_width": 0.125,
+    }
+    config = tiny_config(data, chosen)
     metrics = federate(config, tmp_path / "run")
     for name in PROFILES:
         assert 0 <= metrics["methods"][name]["dice"]["mean"] <= 1
