@@ -52,6 +52,7 @@ def write_run(
     seed: int = 0,
     subjects: range = range(6),
     classes: int = 1,
+    device: str = "cpu",
 ) -> dict[str, list[ScoreRow]]:
     run = next(r for r in planned_runs(made, Path("data")) if (r.variant, r.seed) == (variant, seed))
     folder = out / run.folder
@@ -80,7 +81,14 @@ def write_run(
             "sites": sites,
             "spacing_unit": "px",
         },
-        "environment": {"cpu": "x", "cores": 2, "torch_threads": 1},
+        "environment": {
+            "cpu": "x",
+            "cores": 2,
+            "torch_threads": 1,
+            "training_device": device,
+            "training_precision": "bfloat16 autocast",
+            "cuda": {"devices": ["H200"]},
+        },
     }
     (folder / "metrics.json").write_text(json.dumps(metrics))
     return {name: [row for row in found if not row.is_volume] for name, found in rows.items()}
@@ -249,6 +257,18 @@ def test_records_of_before_stay_until_the_plan_changes(tmp_path: Path) -> None:
         collect("name", changed, tmp_path / "here", [], quiet)
     with pytest.raises(RunError, match="expected finished runs, found none; ppcmi experiment run"):
         collect("name", two, tmp_path / "none", [], quiet)
+
+
+def test_the_page_names_what_trained(tmp_path: Path) -> None:
+    two = plan(seeds=[0, 1])
+    write_run(two, tmp_path, SHIFTS, seed=0)
+    assert "1 thread of x, bfloat16 autocast." in tables.page([collect("name", two, tmp_path, [], quiet)])
+    write_run(two, tmp_path, SHIFTS, seed=1, device="cuda")
+    both = collect("name", two, tmp_path, [], quiet)
+    assert "1 thread of x, or H200 and 1 thread of x, bfloat16 autocast." in tables.page([both])
+    for key in ("gpus", "training_precision"):
+        del both["runs"][0]["environment"][key], both["runs"][1]["environment"][key]
+    assert "; 1 thread of x.\n" in tables.page([both])
 
 
 def test_a_record_is_a_line_a_subject_and_names_no_path(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 from pathlib import Path
 from typing import Any
@@ -71,6 +72,11 @@ def test_every_experiment_file_is_planned(path: Path, tmp_path: Path) -> None:
             "variants.b.seeds: expected seeds that 'a' has, got 3",
         ),
         (
+            'title = "t"\nquestion = "q"\ndata = "d"\n[[variants]]\nname = "a"\nhidden = true\n'
+            '[[variants]]\nname = "b"\nnetworks_from = "a"',
+            "variants.b.networks_from: expected a variant of the tables, got 'a', which is hidden",
+        ),
+        (
             'title = "t"\nquestion = "q"\ndata = "d"\nrows = true\n[[variants]]\nname = "a"',
             "rows: expected true of phantoms only",
         ),
@@ -101,6 +107,13 @@ def test_bad_settings_data_and_networks_are_named(tmp_path: Path, monkeypatch: p
     assert data_folder(plan(data="$PPCMI_DATA/x"), tmp_path, smoke=False) == (tmp_path / "x").resolve()
     with pytest.raises(ConfigError, match="expected phantom: and one of cardiac"):
         data_folder(plan(data="phantom:brain"), tmp_path, smoke=False)
+    for kind, names in (
+        ("cardiac", "sites, subjects, slices, size, seed"),
+        ("psfh", "subjects, sites, seed, size"),
+    ):
+        wrong = plan(data=f"phantom:{kind}", phantom={"subject": 3})
+        with pytest.raises(ConfigError, match=f"phantom: expected some of {names} for {kind}, got 'subject'"):
+            data_folder(wrong, tmp_path / "out", smoke=False)
     with pytest.raises(RunError, match="--only: expected one of one, got 'two'"):
         run_experiment(plan(), tmp_path / "out", only=["two"], tell=lambda _: None)
     with pytest.raises(RunError, match="--seed: expected one of 0, got 4"):
@@ -111,6 +124,7 @@ def finished(folder: Path, config: Any) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.toml").write_text(config.to_toml())
     (folder / "metrics.json").write_text("{}")
+    (folder / "stages.json").write_text('{"codec": {}, "mapper": {}}')
 
 
 def test_nothing_runs_twice_and_what_was_begun_goes_on(
@@ -147,10 +161,20 @@ def test_nothing_runs_twice_and_what_was_begun_goes_on(
         RunError, match=r"holds a run of other settings .*\(size: 32 -> 64\); replace it with"
     ):
         run_experiment(changed, tmp_path / "out", tell=lambda _: None)
-    (tmp_path / "out" / "one" / "seed-0" / "stages.json").write_text("{}")
+    folder = tmp_path / "out" / "one" / "seed-0"
+    (folder / "scores.csv").write_text("of the settings of before")
+    (folder / "config.toml").write_text(
+        (folder / "config.toml").read_text().replace("calibrate = true\n", "")
+    )
+    with pytest.raises(RunError, match=r"has now \(of a version that had fewer\); replace it"):
+        run_experiment(both, tmp_path / "out", tell=lambda _: None)
+    (folder / "config.toml").write_text('no_setting = 1\ndata = "."\n')
+    with pytest.raises(RunError, match=r"has now \(which this version does not take: no_setting: Extra"):
+        run_experiment(both, tmp_path / "out", tell=lambda _: None)
     assert run_experiment(changed, tmp_path / "out", overwrite=True, tell=lambda _: None)
-    assert calls[5:] == [("one/seed-0", True)]
-    assert not (tmp_path / "out" / "one" / "seed-0" / "stages.json").exists()
+    assert calls[5:] == [("one/seed-0", False)]
+    assert not (folder / "scores.csv").exists()
+    assert not (tmp_path / "out" / "one" / "seed-0.replaced").exists()
 
 
 def test_variants_and_seeds_are_asked_for_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -217,7 +241,14 @@ def test_networks_are_taken_over_and_only_evaluated(tmp_path: Path) -> None:
     assert few["payload_bytes"]["up"] < exact["payload_bytes"]["up"] / 8
     assert few["seconds"]["codec"] == exact["seconds"]["codec"]
     assert (out / "few" / "seed-0" / "report.html").is_file()
+    # With "few" alone to take from: what trains at two bits needs another mapper than that of 32 bits, which it holds.
     (out / "exact" / "seed-0" / "metrics.json").unlink()
+    for width, taken in ((2, ["  taken over: our codecs"]), (32, ["  taken over: ours"])):
+        alone = plan(variants=[{"name": "alone", "settings": {"bits_up": width, "bits_down": width}}])
+        lines: list[str] = []
+        assert run_experiment(alone, tmp_path / f"alone-{width}", tell=lines.append)
+        assert [line for line in lines if "taken" in line] == taken
+        shutil.rmtree(tmp_path / f"alone-{width}")
     (out / "few" / "seed-0" / "metrics.json").unlink()
     (out / "few" / "seed-0" / "stages.json").unlink()
     with pytest.raises(RunError, match="run its variant first"):
@@ -263,6 +294,20 @@ def test_what_was_trained_in_pieces_stands_in_one_run(tmp_path: Path) -> None:
     lines.clear()
     assert run_experiment(other, tmp_path / "beside", tell=lines.append)
     assert [line for line in lines if "taken" in line] == ["  taken over: ours, unet_centralised, fedavg"]
+
+
+def test_what_is_replaced_gives_what_its_settings_leave_as_it_was(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert run_experiment(plan(), out, tell=lambda _: None)
+    likeliest = plan(settings=TINY | {"calibrate": False})
+    with pytest.raises(RunError, match=r"calibrate: True -> False\); replace it with --overwrite"):
+        run_experiment(likeliest, out, tell=lambda _: None)
+    before = json.loads((out / "one" / "seed-0" / "stages.json").read_text())
+    lines: list[str] = []
+    assert run_experiment(likeliest, out, overwrite=True, tell=lines.append)
+    assert [line for line in lines if "taken" in line] == ["  taken over: ours"]
+    assert json.loads((out / "one" / "seed-0" / "stages.json").read_text()) == before
+    assert [path.name for path in (out / "one").iterdir()] == ["seed-0"]
 
 
 def test_a_run_that_lacks_a_setting_of_today_gives_nothing(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import re
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
+from inspect import signature
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -94,6 +95,7 @@ class Plan(_Section):
     @model_validator(mode="after")
     def _named_once(self) -> Plan:
         names = [variant.name for variant in self.variants]
+        hidden = {variant.name for variant in self.variants if variant.hidden}
         for name in names:
             if not NAME.fullmatch(name) or names.count(name) > 1:
                 raise ValueError(f"variants: expected names of a-z, 0-9, _ and -, each once, got {name!r}")
@@ -108,6 +110,11 @@ class Plan(_Section):
             if source not in names[:number]:
                 raise ValueError(
                     f"variants.{variant.name}.networks_from: expected a variant before it, got {source!r}"
+                )
+            if source in hidden and not variant.hidden:
+                raise ValueError(
+                    f"variants.{variant.name}.networks_from: expected a variant of the tables, got {source!r}, which is"
+                    " hidden"
                 )
             lacking = set(self.seeds_of(variant)) - set(self.seeds_of(self.variants[names.index(source)]))
             if lacking:
@@ -182,8 +189,12 @@ def _phantom(kind: str, folder: Path, arguments: dict[str, int]) -> Path:
     if kind not in known:
         raise ConfigError(f"data: expected phantom: and one of {', '.join(known)}, got {kind!r}")
     out = folder / f"{kind}-{'-'.join(f'{k}{v}' for k, v in sorted(arguments.items())) or 'default'}"
+    write: Any = write_phantom if kind in MODALITIES else write_native
+    _, _, *names = signature(write).parameters
+    unknown = sorted(arguments.keys() - set(names))
+    if unknown:
+        raise ConfigError(f"phantom: expected some of {', '.join(names)} for {kind}, got {unknown[0]!r}")
     if not out.exists():
-        write: Any = write_phantom if kind in MODALITIES else write_native
         folder.mkdir(parents=True, exist_ok=True)
         # Elsewhere first: what an interrupted run left would be taken for the whole.
         with tempfile.TemporaryDirectory(dir=folder, prefix=".part-") as scratch:
@@ -206,7 +217,7 @@ def planned_runs(plan: Plan, data: Path, *, smoke: bool = False) -> list[Planned
         if smoke and variant.hidden:
             continue
         seeds = plan.seeds_of(variant)
-        for seed in seeds[:1] if smoke else seeds:
+        for seed in plan.seeds[:1] if smoke else seeds:
             merged = {**plan.settings, **variant.settings, **(plan.smoke if smoke else {})}
             config = RunConfig.build(_nested({**merged, "data": str(data), "seed": seed}))
             configs[variant.name, seed] = config

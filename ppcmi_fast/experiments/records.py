@@ -58,10 +58,16 @@ def record_of(folder: Path, variant: str, seed: int) -> dict[str, Any]:
         "settings": metrics["config"],
         "payload_bytes": {way: metrics["payload_bytes"][way] for way in ("up", "down")},
         "thresholds": metrics.get("thresholds", {}),
-        "environment": {key: metrics["environment"][key] for key in ("cpu", "cores", "torch_threads")},
+        "environment": _machine(metrics["environment"]),
         "late_sites": late["dice"]["site"] if late else {},
         "methods": {name: _method(metrics["methods"][name], rows[name]) for name in method_order(list(rows))},
     }
+
+
+def _machine(environment: dict[str, Any]) -> dict[str, Any]:
+    """What trained the networks; GPUs only where they did."""
+    facts = {key: environment[key] for key in ("cpu", "cores", "torch_threads", "training_precision")}
+    return facts | {"gpus": environment["cuda"]["devices"] if environment["training_device"] != "cpu" else []}
 
 
 def _method(entry: dict[str, Any], rows: Sequence[ScoreRow]) -> dict[str, Any]:

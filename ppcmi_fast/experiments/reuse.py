@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,8 @@ AFTER_CODECS_FILES = (
     "encoder_tuned.safetensors",
     "threshold.json",
 )
+# Noted with a mapper that was trained under other settings than its run's.
+TRAINED_WITH = "trained_with"
 # What changes answers and scores, but not what was trained.
 EVALUATION = ("calibrate", "baselines", "measures", "threads", "device")
 # What decides the images that a baseline sees, and in which part they are.
@@ -54,6 +57,12 @@ class FinishedRun:
 
     folder: Path
     config: RunConfig
+
+    @cached_property
+    def training(self) -> dict[str, Any]:
+        """The settings that our networks in it were trained with: not its own where it took them by name."""
+        taken: dict[str, Any] = read_json(self.folder / "stages.json")["mapper"].get(TRAINED_WITH, {})
+        return our_training(self.config) | taken
 
 
 def finished_runs(out: Path) -> Iterator[FinishedRun]:
@@ -89,13 +98,13 @@ def begin_with_known(config: RunConfig, target: Path, out: Path, networks: Path 
     Raises:
         RunError: `networks` is not finished.
     """
-    if networks is not None and not (networks / "metrics.json").is_file():
-        raise RunError(f"{networks}: expected a finished run to take networks from; run its variant first")
+    if networks is not None:
+        check_finished(networks)
     runs = [run for run in finished_runs(out) if run.folder != target]
     if (target / "stages.json").is_file():
         return []
     wanted, left = OUR_STAGES, shutil.ignore_patterns()
-    ours = networks or _first(runs, lambda run: our_training(run.config) == our_training(config))
+    ours = networks or _first(runs, lambda run: run.training == our_training(config))
     if ours is None:
         wanted, left = ("codec",), shutil.ignore_patterns(*AFTER_CODECS_FILES)
         ours = _first(runs, lambda run: codec_training(run.config) == codec_training(config))
@@ -107,6 +116,8 @@ def begin_with_known(config: RunConfig, target: Path, out: Path, networks: Path 
     shutil.copyfile(ours / "split.json", target / "split.json")
     found = read_json(ours / "stages.json")
     stages = {name: found[name] for name in wanted if name in found}
+    if networks is not None:
+        stages["mapper"][TRAINED_WITH] = _other_settings(networks, config)
     taken = ["ours" if wanted == OUR_STAGES else "our codecs"]
     for method in config.baselines.methods:
         source = _first(runs, lambda run, method=method: _has(run, method, config))  # type: ignore[misc]
@@ -116,6 +127,19 @@ def begin_with_known(config: RunConfig, target: Path, out: Path, networks: Path 
     # Last, because what it names must be there.
     write_json(folder.root / "stages.json", stages)
     return taken
+
+
+def check_finished(networks: Path) -> None:
+    """Raise RunError unless networks can be taken from this run."""
+    if not (networks / "metrics.json").is_file():
+        raise RunError(f"{networks}: expected a finished run to take networks from; run its variant first")
+
+
+def _other_settings(networks: Path, config: RunConfig) -> dict[str, Any]:
+    """What the networks of a run were trained with that these settings have otherwise."""
+    before = FinishedRun(networks, RunConfig.load(networks / "config.toml")).training
+    now = our_training(config)
+    return {name: value for name, value in before.items() if now[name] != value}
 
 
 def _has(run: FinishedRun, method: str, config: RunConfig) -> bool:

@@ -11,10 +11,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ppcmi_fast.errors import RunError
+from ppcmi_fast.errors import ConfigError, RunError
 from ppcmi_fast.experiments.plan import Plan, PlannedRun, changed_settings, data_folder, planned_runs
-from ppcmi_fast.experiments.reuse import begin_with_known
-from ppcmi_fast.federation.config import RunConfig
+from ppcmi_fast.experiments.reuse import begin_with_known, check_finished
+from ppcmi_fast.federation.config import RunConfig, is_whole
 from ppcmi_fast.federation.run import federate
 from ppcmi_fast.federation.runfolder import RunFolder
 from ppcmi_fast.report import write_report
@@ -31,15 +31,26 @@ def is_finished(folder: Path, config: RunConfig, *, overwrite: bool = False) -> 
     """
     if not (folder / "config.toml").is_file():
         return False
-    before = RunConfig.load(folder / "config.toml")
-    if before == config:
+    difference = _difference(folder / "config.toml", config)
+    if not difference:
         return (folder / "metrics.json").is_file()
     if overwrite:
         return False
     raise RunError(
-        f"{folder}: holds a run of other settings than the experiment has now"
-        f" ({'; '.join(changed_settings(before, config))}); replace it with --overwrite, or choose another --out"
+        f"{folder}: holds a run of other settings than the experiment has now ({difference}); replace it with"
+        " --overwrite, or choose another --out"
     )
+
+
+def _difference(path: Path, config: RunConfig) -> str:
+    """How a run's settings differ from these; "" where they do not."""
+    try:
+        before = RunConfig.load(path)
+    except ConfigError as error:
+        return f"which this version does not take: {error}"
+    if before != config:
+        return "; ".join(changed_settings(before, config))
+    return "" if is_whole(path, before) else "of a version that had fewer"
 
 
 def run_experiment(
@@ -121,11 +132,18 @@ def _chosen(runs: Sequence[PlannedRun], only: Sequence[str], seeds: Sequence[int
 def _make(run: PlannedRun, out: Path, console: Console | None, tell: Callable[[str], None]) -> None:
     folder = out / run.folder
     begun = folder / "config.toml"
-    outdated = begun.is_file() and RunConfig.load(begun) != run.config
-    if outdated:
-        RunFolder.open(folder, run.config, resume=False, overwrite=True)
     source = None if run.networks_from is None else out / run.networks_from / f"seed-{run.seed}"
+    if source is not None:
+        check_finished(source)
+    # Beside the new one until that has taken what its settings leave as it was.
+    replaced = folder.with_name(f"{folder.name}.replaced")
+    if begun.is_file() and _difference(begun, run.config):
+        if replaced.exists():
+            RunFolder(replaced).remove()
+        folder.rename(replaced)
     taken = begin_with_known(run.config, folder, out.parent, source)
+    if replaced.exists():
+        RunFolder(replaced).remove()
     if taken:
         tell(f"  taken over: {', '.join(taken)}")
     federate(run.config, folder, resume=begun.is_file(), console=console)

@@ -217,16 +217,29 @@ def _class_names(record: dict[str, Any]) -> list[str]:
 
 def _intro(result: dict[str, Any]) -> str:
     first = result["runs"][0]
-    dataset, environment = first["dataset"], first["environment"]
+    dataset = first["dataset"]
     sites = ", ".join(f"{name} {counts['subjects']}" for name, counts in dataset["sites"].items())
     seeds = sorted({record["seed"] for record in result["runs"]})
     return (
         f"{result['question']} `ppcmi experiment run {result['experiment']}`: {dataset['name']},"
         f" {dataset['size']} x {dataset['size']}, subjects by site: {sites};"
         f" seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))};"
-        f" {environment['torch_threads']} thread{'s' if environment['torch_threads'] > 1 else ''}"
-        f" of {environment['cpu']}."
+        f" {_machines(result['runs'])}."
     )
+
+
+def _machines(records: Sequence[dict[str, Any]]) -> str:
+    """What the networks were trained on, each once; records of earlier versions know neither GPU nor precision."""
+    places: dict[str, None] = {}
+    precisions: dict[str, None] = {}
+    for record in records:
+        known = record["environment"]
+        count = known["torch_threads"]
+        cpu = f"{count} thread{'s' if count > 1 else ''} of {known['cpu']}"
+        places[" and ".join([*known.get("gpus", []), cpu])] = None
+        if "training_precision" in known:
+            precisions[known["training_precision"]] = None
+    return ", ".join([", or ".join(places), *precisions])
 
 
 def _missing(result: dict[str, Any]) -> list[str]:

@@ -77,7 +77,7 @@ class RunFolder:
         if folder.config_path.exists():
             folder._check_is_run()
             if overwrite:
-                folder._remove()
+                folder.remove()
             elif not resume:
                 raise RunError(
                     f"{root}: already holds a run; use --resume to go on with it or --overwrite to replace it"
@@ -107,8 +107,8 @@ class RunFolder:
                 f"{self.config_path}: expected the settings of a run, got {error}; choose another --out"
             ) from None
 
-    def _remove(self) -> None:
-        """Delete what this program wrote here, and nothing else."""
+    def remove(self) -> None:
+        """Delete what this program wrote here, and the folder where that was all."""
         for name in WRITTEN_FOLDERS:
             path = self.root / name
             # What cannot be removed must be an error: a checkpoint left behind would be resumed by the new run.
@@ -118,6 +118,8 @@ class RunFolder:
                 shutil.rmtree(path)
         for name in WRITTEN_FILES:
             (self.root / name).unlink(missing_ok=True)
+        if not any(self.root.iterdir()):
+            self.root.rmdir()
 
     @property
     def started(self) -> bool:
