@@ -252,6 +252,18 @@ def _missing(result: dict[str, Any]) -> list[str]:
     return [f"Not yet measured: {'; '.join(parts)}.", ""] if parts else []
 
 
+def _kept_by_codes(variants: Sequence[Variant]) -> list[str]:
+    """What mask codes keep, where they lose something that the tables would show."""
+    known = {
+        v.name: [site for r in v.records for site in r.get("mask_code_dice", {}).values()] for v in variants
+    }
+    means = {name: float(np.mean(values)) for name, values in known.items() if values}
+    if all(value > 0.995 for value in means.values()):
+        return []
+    listed = ", ".join(f"`{name}` {value:.3f}" for name, value in means.items())
+    return [f"Dice that the mask codes of ours alone keep of the masks: {listed}.", ""]
+
+
 def _late(variants: Sequence[Variant]) -> list[str]:
     lines = []
     for variant in variants:
@@ -288,7 +300,7 @@ def section(result: dict[str, Any]) -> str:
             lines += [f"By site, `{variant.name}`:", "", *_by_site(variant)]
             if len(classes) > 1:
                 lines += [f"By class, `{variant.name}`:", "", *_by_class(variant, classes)]
-    lines += _late(variants)
+    lines += [*_kept_by_codes(variants), *_late(variants)]
     if result["notes"]:
         lines += [result["notes"], ""]
     if result["figure"] is not None:

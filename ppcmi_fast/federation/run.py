@@ -27,6 +27,7 @@ from ppcmi_fast.federation.config import RunConfig
 from ppcmi_fast.federation.dataset import check_dataset, check_phantom, read_dataset
 from ppcmi_fast.federation.evaluate import mean_dice, measure_latency, pick_examples, predict_through_wire
 from ppcmi_fast.federation.late import check_late_sites, late_answers
+from ppcmi_fast.federation.mask_codes import kept_dice, rank_advice
 from ppcmi_fast.federation.progress import StageProgress
 from ppcmi_fast.federation.runfolder import RunFolder, load_module, save_module, write_json
 from ppcmi_fast.federation.scoring import Scorer, compare_rows, summarise_rows
@@ -340,6 +341,10 @@ class FederatedRun:
                 "registration_total": federation.channel.bytes_by_kind.get("register", 0),
             },
             "latency_ms": latency,
+            "mask_code_dice": {
+                p.site.name: kept_dice(p.learner.mask_codec, tests[p.site.name], classes)
+                for p in federation.participants
+            },
             "thresholds": {p.site.name: p.site.threshold for p in federation.participants},
             "seconds": {name: stage["seconds"] for name, stage in stages.items()},
             "peak_rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
@@ -406,4 +411,7 @@ def federate(
     folder = RunFolder.open(out, config, resume=resume, overwrite=overwrite)
     folder.check_split(split.to_json())
     run = FederatedRun(config, folder, dataset, split, console or Console(quiet=True))
+    advice = rank_advice(config, run.site_data("train"), dataset.classes)
+    if advice:
+        run.console.print(f"note: {advice}", highlight=False)
     return run.execute()

@@ -1,0 +1,67 @@
+"""What mask codes keep of masks is measured, and said before anything is trained where it is too little."""
+
+from __future__ import annotations
+
+from io import StringIO
+from pathlib import Path
+
+import pytest
+import torch
+from rich.console import Console
+from tiny_runs import tiny_config
+
+from ppcmi_fast.codec import LinearMaskCodec, MaskAutoencoder
+from ppcmi_fast.data.arrays import Arrays
+from ppcmi_fast.data.phantom import write_native
+from ppcmi_fast.federation.mask_codes import kept_dice, rank_advice
+from ppcmi_fast.federation.run import federate
+from ppcmi_fast.metrics import dice_scores
+from ppcmi_fast.report.scores import score_notes
+
+
+def arrays(masks: torch.Tensor) -> Arrays:
+    return Arrays(torch.zeros(len(masks), 1, *masks.shape[1:]), masks, [], None)
+
+
+def rings(thickness: int) -> Arrays:
+    """Squares' outlines on 32 x 32 pixels."""
+    masks = torch.zeros(70, 32, 32, dtype=torch.int64)
+    masks[:, 5:25, 6:26] = 1
+    masks[:, 5 + thickness : 25 - thickness, 6 + thickness : 26 - thickness] = 0
+    return arrays(masks)
+
+
+def test_what_a_code_keeps_is_the_dice_of_its_round_trip() -> None:
+    data = rings(1)
+    assert kept_dice(LinearMaskCodec(2, 8, 64), data, 2) == 1
+    codec = LinearMaskCodec(2, 8, 16)
+    maps = codec.decode(codec.encode(data.masks)).argmax(1)
+    expected = float(dice_scores(maps, data.masks, 2).mean())
+    assert kept_dice(codec, data, 2) == pytest.approx(expected) and expected < 0.9
+    # Untrained, it knows nothing of masks.
+    assert kept_dice(MaskAutoencoder(2).eval(), data, 2) < 0.9
+
+
+def test_a_finer_code_is_advised_where_it_would_keep_more() -> None:
+    config = tiny_config(Path(), {})
+    fine, coarse = rings(1), rings(8)
+    assert rank_advice(config, {"a": coarse}, 2) == ""
+    kept = [kept_dice(LinearMaskCodec(2, 8, rank), fine, 2) for rank in (16, 32)]
+    for sites in ({"a": fine}, {"a": coarse, "b": fine}):
+        found = rank_advice(config, sites, 2)
+        assert found.startswith(f"codec.mask_rank=16 keeps a Dice of {kept[0]:.3f} of the training masks")
+        assert f"32 would keep {kept[1]:.3f}" in found
+    assert rank_advice(tiny_config(Path(), {"codec.mask_rank": 64}), {"a": fine}, 2) == ""
+    assert rank_advice(tiny_config(Path(), {"codec.mask": "autoencoder"}), {"a": fine}, 2) == ""
+
+
+def test_a_run_says_it_first_and_keeps_it(tmp_path: Path) -> None:
+    write_native("acdc", tmp_path / "data", subjects=6, sites=2, size=48)
+    said = StringIO()
+    metrics = federate(
+        tiny_config(tmp_path / "data", {}), tmp_path / "run", console=Console(file=said, width=500)
+    )
+    assert said.getvalue().startswith("note: codec.mask_rank=16 keeps a Dice of 0.")
+    kept = metrics["mask_code_dice"]
+    assert set(kept) == {"site-0", "site-1"} and all(0.3 < value < 0.98 for value in kept.values())
+    assert f"keep a Dice of {sum(kept.values()) / 2:.3f} of the test masks" in " ".join(score_notes(metrics))
