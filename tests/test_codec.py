@@ -8,6 +8,8 @@ import torch
 from ppcmi_fast.codec import CodecLearner, ImageCodec, LinearMaskCodec, MaskAutoencoder
 from ppcmi_fast.codec.learner import soft_dice_loss
 from ppcmi_fast.codec.mask import dct_basis
+from ppcmi_fast.federation.codecs import latent_noise, make_learner
+from ppcmi_fast.federation.config import RunConfig
 from ppcmi_fast.mapper import LatentMapper
 from ppcmi_fast.training import Fit, FitSettings
 
@@ -117,6 +119,20 @@ def test_learner_learns_to_rebuild_and_to_segment(mask: str) -> None:
     dice = 2 * (guess * masks).sum() / (guess.sum() + masks.sum())
     assert after < 0.5 * before
     assert dice > (0.85 if mask == "linear" else 0.7)
+
+
+def test_a_codec_is_trained_for_the_noise_of_its_bits() -> None:
+    found = {bits: latent_noise(RunConfig.build({"data": ".", "bits_up": bits})) for bits in (2, 4, 8, 32)}
+    assert found == {2: pytest.approx(0.1175**0.5, rel=0.001), 4: 0.1, 8: 0.1, 32: 0.1}
+    config = RunConfig.build({"data": ".", "size": 32, "bits_up": 2})
+    learner = make_learner(config, 2, 0)
+    assert learner.noise == found[2]
+    images, masks = discs(4)
+    errors = []
+    for noise in (0.1, found[2]):
+        learner.noise = noise
+        errors.append(learner.loss(images, masks, torch.Generator().manual_seed(0)).item())
+    assert errors[0] != errors[1]
 
 
 def test_soft_dice_of_right_and_wrong() -> None:

@@ -13,6 +13,7 @@ from torch import Tensor
 from ppcmi_fast import ops
 from ppcmi_fast.keys import SiteKey
 from ppcmi_fast.ops import KltParams, reference
+from ppcmi_fast.ops.codebook import rms_error
 from ppcmi_fast.ops.kernels import KERNELS, Kernels
 
 KEY = SiteKey(bytes(range(32)), "tests")
@@ -180,6 +181,9 @@ def test_codebooks_are_optimal_for_a_gaussian() -> None:
         levels, thresholds = ops.codebook(bits)
         error = (levels.double()[torch.bucketize(x, thresholds.double(), right=True)] - x).square().mean()
         assert error.item() == pytest.approx(distortion, rel=0.02)
+        assert rms_error(bits) == pytest.approx(distortion**0.5, rel=0.001)
+    with pytest.raises(ValueError, match="bits: expected 2, 4 or 8, got 3"):
+        rms_error(3)
     levels, thresholds = ops.codebook(8)
     steps = levels.diff()
     assert steps.max() - steps.min() < 1e-6

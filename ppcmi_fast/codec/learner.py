@@ -15,8 +15,8 @@ from ppcmi_fast.labels import check_labels
 MaskCodec = LinearMaskCodec | MaskAutoencoder
 LatentNetwork = Callable[[dict[int, Tensor]], dict[int, Tensor]]
 
-# The error of the 4-bit Gaussian codebook on N(0, 1): what the latents will suffer on the wire.
-QUANTIZATION_NOISE = 0.1
+# About the error of 4 bits an entry.
+NOISE = 0.1
 
 
 def soft_dice_loss(scores: Tensor, masks: Tensor) -> Tensor:
@@ -49,6 +49,7 @@ class CodecLearner(nn.Module):
         mask_codec: a `MaskAutoencoder` is trained by its own reconstruction; a `LinearMaskCodec` is fixed.
         head: plain image latents -> mask code; None trains for reconstruction alone.
         reconstruction: weight of the image's mean absolute error.
+        noise: RMS of what is added to the latents, for what they will suffer on the wire.
     """
 
     def __init__(
@@ -57,15 +58,16 @@ class CodecLearner(nn.Module):
         mask_codec: MaskCodec,
         head: nn.Module | None,
         reconstruction: float = 0.2,
+        noise: float = NOISE,
     ) -> None:
         super().__init__()
         self.image_codec, self.mask_codec, self.head = image_codec, mask_codec, head
-        self.reconstruction = reconstruction
+        self.reconstruction, self.noise = reconstruction, noise
 
     def loss(self, images: Tensor, masks: Tensor, generator: torch.Generator) -> Tensor:
         """Loss of a batch: images [N, 1, H, W] in 0..1, masks int64 [N, H, W]."""
         latents = {
-            scale: z + QUANTIZATION_NOISE * torch.randn(z.shape, generator=generator).to(z.device)
+            scale: z + self.noise * torch.randn(z.shape, generator=generator).to(z.device)
             for scale, z in self.image_codec.encode(images).items()
         }
         total = self.reconstruction * (self.image_codec.decode(latents) - images).abs().mean()

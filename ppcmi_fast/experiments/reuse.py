@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ppcmi_fast.errors import ConfigError, RunError
+from ppcmi_fast.federation.codecs import latent_noise
 from ppcmi_fast.federation.config import RunConfig, is_whole
 from ppcmi_fast.federation.runfolder import RunFolder, read_json, write_json
 
@@ -39,7 +40,7 @@ def our_training(config: RunConfig) -> dict[str, Any]:
 
 def codec_training(config: RunConfig) -> dict[str, Any]:
     """The settings that the codecs of ours depend on."""
-    return config.model_dump(exclude={*EVALUATION, *AFTER_CODECS})
+    return config.model_dump(exclude={*EVALUATION, *AFTER_CODECS}) | {"noise": latent_noise(config)}
 
 
 def baseline_training(config: RunConfig) -> dict[str, Any]:
@@ -59,10 +60,10 @@ class FinishedRun:
     config: RunConfig
 
     @cached_property
-    def training(self) -> dict[str, Any]:
+    def trained(self) -> RunConfig:
         """The settings that our networks in it were trained with: not its own where it took them by name."""
-        taken: dict[str, Any] = read_json(self.folder / "stages.json")["mapper"].get(TRAINED_WITH, {})
-        return our_training(self.config) | taken
+        taken = read_json(self.folder / "stages.json")["mapper"].get(TRAINED_WITH, {})
+        return self.config.model_copy(update=taken)
 
 
 def finished_runs(out: Path) -> Iterator[FinishedRun]:
@@ -104,10 +105,10 @@ def begin_with_known(config: RunConfig, target: Path, out: Path, networks: Path 
     if (target / "stages.json").is_file():
         return []
     wanted, left = OUR_STAGES, shutil.ignore_patterns()
-    ours = networks or _first(runs, lambda run: run.training == our_training(config))
+    ours = networks or _first(runs, lambda run: our_training(run.trained) == our_training(config))
     if ours is None:
         wanted, left = ("codec",), shutil.ignore_patterns(*AFTER_CODECS_FILES)
-        ours = _first(runs, lambda run: codec_training(run.config) == codec_training(config))
+        ours = _first(runs, lambda run: codec_training(run.trained) == codec_training(config))
     if ours is None:
         return []
     folder = RunFolder.open(target, config, resume=target.exists(), overwrite=False)
@@ -137,8 +138,8 @@ def check_finished(networks: Path) -> None:
 
 def _other_settings(networks: Path, config: RunConfig) -> dict[str, Any]:
     """What the networks of a run were trained with that these settings have otherwise."""
-    before = FinishedRun(networks, RunConfig.load(networks / "config.toml")).training
-    now = our_training(config)
+    source = FinishedRun(networks, RunConfig.load(networks / "config.toml"))
+    before, now = our_training(source.trained), our_training(config)
     return {name: value for name, value in before.items() if now[name] != value}
 
 

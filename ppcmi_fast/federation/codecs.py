@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ppcmi_fast.codec import CodecLearner, ImageCodec, LinearMaskCodec, MaskAutoencoder, MaskCodec
+from ppcmi_fast.codec.learner import NOISE
 from ppcmi_fast.data.arrays import Arrays, load_arrays
 from ppcmi_fast.data.augment import augmented_batch
 from ppcmi_fast.data.phantom import write_phantom
@@ -20,6 +21,7 @@ from ppcmi_fast.federation.channel import Channel
 from ppcmi_fast.federation.config import RunConfig
 from ppcmi_fast.federation.site import Site
 from ppcmi_fast.mapper import LatentMapper
+from ppcmi_fast.ops.codebook import rms_error
 from ppcmi_fast.training import (
     Fit,
     FitSettings,
@@ -65,6 +67,11 @@ def make_image_codec(config: RunConfig) -> ImageCodec:
     return ImageCodec(codec.scales, codec.channels, codec.width, codec.blocks)
 
 
+def latent_noise(config: RunConfig) -> float:
+    """What the codec is trained to bear: the error of the queries' bits, and at least that of about 4."""
+    return NOISE if config.bits_up == 32 else max(NOISE, rms_error(config.bits_up))
+
+
 def make_learner(config: RunConfig, classes: int, seed: int) -> CodecLearner:
     """Codecs and segmentation head; the same seed gives the same first weights."""
     torch.manual_seed(seed)
@@ -76,7 +83,7 @@ def make_learner(config: RunConfig, classes: int, seed: int) -> CodecLearner:
         config.codec.head_width,
         blocks=1,
     )
-    learner = CodecLearner(image_codec, mask_codec, head, config.codec.reconstruction)
+    learner = CodecLearner(image_codec, mask_codec, head, config.codec.reconstruction, latent_noise(config))
     device = choose_device(config.device)
     return learner.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
 

@@ -88,6 +88,23 @@ def _tables(bits: int) -> tuple[Tensor, Tensor]:
     return torch.from_numpy(levels.astype(np.float32)), torch.from_numpy(thresholds.astype(np.float32))
 
 
+@cache
+def rms_error(bits: int) -> float:
+    """Root mean squared error of the codebook on N(0, 1).
+
+    Raises:
+        ValueError: bits other than 2, 4 or 8.
+    """
+    check_bits(bits)
+    if bits == 8:
+        return math.sqrt(uniform_distortion(uniform_step(2**bits), 2**bits))
+    levels, thresholds = (table.tolist() for table in _tables(bits))
+    edges = [-math.inf, *thresholds, math.inf]
+    # Each level is its cell's mean, so what is left of the variance is the cells' own.
+    cells = zip(levels, edges, edges[1:], strict=False)
+    return math.sqrt(1 - sum((_below(b) - _below(a)) * level**2 for level, a, b in cells))
+
+
 def codebook(bits: int) -> tuple[Tensor, Tensor]:
     """Levels float32 [2^bits] and thresholds float32 [2^bits - 1]; a code is the number of thresholds <= the value.
 
