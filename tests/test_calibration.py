@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -15,8 +16,8 @@ from ppcmi_fast.data.phantom import write_phantom
 from ppcmi_fast.errors import RunError
 from ppcmi_fast.federation.calibration import (
     THRESHOLDS,
-    best_threshold,
     calibrate,
+    choose_threshold,
     load_threshold,
     save_threshold,
 )
@@ -38,16 +39,44 @@ def test_foreground_is_what_passes_the_threshold_as_its_likeliest_class() -> Non
     assert class_maps(scores, None).flatten().tolist() == [0, 0, 1]
 
 
-def test_the_threshold_is_the_best_and_of_equal_ones_the_middle() -> None:
-    scores = binary(torch.tensor([0.1, 0.31, 0.46, 0.9]))
+def accuracy(truth: Tensor, maps: Tensor) -> Tensor:
+    """Of each image."""
+    return (maps == truth).float().mean((1, 2))
+
+
+def test_a_threshold_is_as_near_to_one_half_as_the_images_allow() -> None:
+    # Every image says: between 0.31 and 0.46.
+    scores = binary(torch.tensor([0.1, 0.31, 0.46, 0.9])).repeat(5, 1, 1, 1)
     truth = torch.tensor([0, 0, 1, 1]).view(1, 1, 4)
+    assert choose_threshold(scores, partial(accuracy, truth)) == max(t for t in THRESHOLDS if t < 0.46)
+    # Mirrored: from above.
+    assert choose_threshold(scores.flip(1), partial(accuracy, 1 - truth)) == min(
+        t for t in THRESHOLDS if t >= 0.54
+    )
+    # One image in five gains from less than 0.3: within what images differ by.
+    few = torch.cat(
+        [binary(torch.tensor([0.1, 0.1, 0.9, 0.9]))] * 4 + [binary(torch.tensor([0.1, 0.1, 0.3, 0.9]))]
+    )
+    assert choose_threshold(few, partial(accuracy, truth)) == 0.5
+    better = partial(accuracy, truth)
+    assert better(class_maps(few, 0.25)).mean() > better(class_maps(few, 0.5)).mean()
+    # Four in five are more than that.
+    many = torch.cat([few[4:]] * 4 + [few[:1]])
+    assert choose_threshold(many, partial(accuracy, truth)) == max(t for t in THRESHOLDS if t < 0.3)
+    # One image says nothing.
+    assert choose_threshold(scores[:1], partial(accuracy, truth)) == 0.5
 
-    def accuracy(maps: Tensor) -> float:
-        return float((maps == truth).float().mean())
 
-    assert 0.31 <= best_threshold(scores, accuracy) < 0.46
-    best = [t for t in THRESHOLDS if 0.31 <= t < 0.46]
-    assert best_threshold(scores, accuracy) == best[len(best) // 2]
+def test_of_two_as_near_the_better_is_taken() -> None:
+    # Foreground at 0.475 has three pixels, at 0.5 two, at 0.525 one.
+    scores = binary(torch.tensor([0.46, 0.49, 0.51, 0.53])).repeat(4, 1, 1, 1)
+    better, worse = torch.tensor([1, 1, 0, 0.0]), torch.tensor([0, 0, 1, 0.5])
+    for figures, chosen in (({3: better, 1: worse}, 0.475), ({1: better, 3: worse}, 0.525)):
+
+        def figure(maps: Tensor, figures: dict[int, Tensor] = figures) -> Tensor:
+            return figures.get(int(maps[0].sum()), torch.zeros(4))
+
+        assert choose_threshold(scores, figure) == chosen
 
 
 class Halfway(nn.Module):
@@ -74,11 +103,11 @@ def test_a_site_chooses_by_itself_through_the_wire() -> None:
     # Foreground at probability 0.4, background at 0.
     channel.server.mapper = Halfway(0.4 * targets[8] + 0.6 * none[8])  # type: ignore[assignment]
     assert predict_through_wire(site, channel, images).sum() < 0.01 * masks.sum()
-    calibrate(site, channel, images, lambda maps: float((maps == masks).float().mean()))
+    calibrate(site, channel, images, partial(accuracy, masks))
     assert site.threshold is not None and site.threshold < 0.4
     assert (predict_through_wire(site, channel, images) == masks).float().mean() > 0.98
     before = site.threshold
-    calibrate(site, channel, images[:0], lambda maps: 0.0)
+    calibrate(site, channel, images[:0], partial(accuracy, masks[:0]))
     assert site.threshold == before
 
 

@@ -72,6 +72,7 @@ def write_run(
         "methods": methods,
         "payload_bytes": {"up": 100, "down": 20, "train_upload_total": 1},
         "thresholds": {"a": 0.4, "b": 0.5},
+        "calibration": "one standard error",
         "config": run.config.model_dump(mode="json", exclude={"data": True, "reading": {"cache"}}),
         "dataset": {
             "name": "d",
@@ -266,6 +267,9 @@ def test_the_page_names_what_trained(tmp_path: Path) -> None:
     write_run(two, tmp_path, SHIFTS, seed=1, device="cuda")
     both = collect("name", two, tmp_path, [], quiet)
     assert "1 thread of x, or H200 and 1 thread of x, bfloat16 autocast." in tables.page([both])
+    assert "before the rule" not in tables.page([both])
+    del both["runs"][0]["calibration"]
+    assert "before the rule of one standard error: `one` (seed 0)." in tables.page([both])
     for key in ("gpus", "training_precision"):
         del both["runs"][0]["environment"][key], both["runs"][1]["environment"][key]
     assert "; 1 thread of x.\n" in tables.page([both])

@@ -58,6 +58,7 @@ def record_of(folder: Path, variant: str, seed: int) -> dict[str, Any]:
         "settings": metrics["config"],
         "payload_bytes": {way: metrics["payload_bytes"][way] for way in ("up", "down")},
         "thresholds": metrics.get("thresholds", {}),
+        "calibration": metrics.get("calibration", ""),
         "mask_code_dice": metrics.get("mask_code_dice", {}),
         "environment": _machine(metrics["environment"]),
         "late_sites": late["dice"]["site"] if late else {},

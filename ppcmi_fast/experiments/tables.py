@@ -12,6 +12,7 @@ import numpy as np
 
 from ppcmi_fast.experiments.records import MEASURES, read_records
 from ppcmi_fast.experiments.statistics import Difference, Floats, Held, differences
+from ppcmi_fast.federation.calibration import RULE
 from ppcmi_fast.report.runfolder import method_title
 from ppcmi_fast.report.words import size
 
@@ -24,13 +25,14 @@ HEAD = """# Experiments
 Made by `ppcmi experiment table` from `docs/results/experiments/`; do not edit by hand. The files that plan them, and
 how they are run, are described in [experiments.md](experiments.md).
 
-Dice, IoU and HD95: mean over seeds and sites of each site's mean over its held-out images and classes. Every seed
-has its own split. Intervals are 95 % bootstraps that draw seeds and, within sites, subjects; a subject held out
-under several seeds is one. *Ours less it*: the difference in points of Dice, paired by subject, and p of a signed-
-rank test over subjects, after Holm (– where there are fewer than six). Bold: the best of a variant and those that
-the same test does not tell from it at 5 %; where too few subjects are held out for it to find anything, those whose
-difference's interval holds 0. Ours answers at thresholds that sites choose on their validation images, the others
-with the likeliest class. *Sent in training* counts what sites and server exchange to train; *an image* is a query
+Dice, IoU and HD95: mean over seeds and sites of each site's mean over its held-out images and classes. Every
+seed has its own split. Intervals are 95 % bootstraps that draw seeds and, within sites, subjects; a subject
+held out under several seeds is one. *Ours less it*: the difference in points of Dice, paired by subject, and p
+of a signed- rank test over subjects, after Holm (– where there are fewer than six). Bold: the best of a variant
+and those that the same test does not tell from it at 5 %; where too few subjects are held out for it to find
+anything, those whose difference's interval holds 0. Ours answers at thresholds that sites choose on their
+validation images, leaving 1/2 only as far as those differ by more than a standard error; the others answer with
+the likeliest class. *Sent in training* counts what sites and server exchange to train; *an image* is a query
 and its reply; minutes are of training, all sites together in one process, on machines that did other things as
 well.
 """
@@ -264,6 +266,19 @@ def _kept_by_codes(variants: Sequence[Variant]) -> list[str]:
     return [f"Dice that the mask codes of ours alone keep of the masks: {listed}.", ""]
 
 
+def _other_thresholds(result: dict[str, Any]) -> list[str]:
+    """Which records have thresholds that this version would have chosen otherwise."""
+    seeds: dict[str, list[int]] = {}
+    for record in result["runs"]:
+        chosen = any(value is not None for value in record["thresholds"].values())
+        if chosen and record.get("calibration") != RULE:
+            seeds.setdefault(record["variant"], []).append(record["seed"])
+    if not seeds:
+        return []
+    listed = "; ".join(f"`{name}` (seed {', '.join(map(str, found))})" for name, found in seeds.items())
+    return [f"Thresholds with the best figure, before the rule of {RULE}: {listed}.", ""]
+
+
 def _late(variants: Sequence[Variant]) -> list[str]:
     lines = []
     for variant in variants:
@@ -300,7 +315,7 @@ def section(result: dict[str, Any]) -> str:
             lines += [f"By site, `{variant.name}`:", "", *_by_site(variant)]
             if len(classes) > 1:
                 lines += [f"By class, `{variant.name}`:", "", *_by_class(variant, classes)]
-    lines += [*_kept_by_codes(variants), *_late(variants)]
+    lines += [*_kept_by_codes(variants), *_other_thresholds(result), *_late(variants)]
     if result["notes"]:
         lines += [result["notes"], ""]
     if result["figure"] is not None:

@@ -2,7 +2,8 @@
 
 The scores are class probabilities, and the classes that maximize the expected Dice are not those above 1/2: where a
 structure is uncertain, too little of it costs more than too much (Lipton et al., "Optimal Thresholding of Classifiers
-to Maximize F1 Measure", 2014).
+to Maximize F1 Measure", 2014). Validation images are few, so a site leaves 1/2 only as far as they compel it to: the
+one-standard-error rule (Breiman et al., "Classification and Regression Trees", 1984).
 """
 
 from __future__ import annotations
@@ -16,38 +17,53 @@ from torch import Tensor
 from ppcmi_fast.errors import RunError
 from ppcmi_fast.federation.channel import Channel
 from ppcmi_fast.federation.codecs import Participant
-from ppcmi_fast.federation.evaluate import answers_through_wire, class_maps, mean_dice, predict_through_wire
+from ppcmi_fast.federation.evaluate import answers_through_wire, class_maps, image_dice, predict_through_wire
 from ppcmi_fast.federation.runfolder import RunFolder, read_json, write_json
 from ppcmi_fast.federation.site import Site
 
 FILE = "threshold.json"
-THRESHOLDS = tuple(n / 40 for n in range(8, 29))
+FORTIETHS = range(8, 29)
+THRESHOLDS = tuple(n / 40 for n in FORTIETHS)
+HALF = 0.5
+RULE = "one standard error"
+Figure = Callable[[Tensor], Tensor]
 
 
-def best_threshold(scores: Tensor, figure: Callable[[Tensor], float]) -> float:
-    """The threshold whose class maps get the best figure; of equal ones the middle.
+def choose_threshold(scores: Tensor, figure: Figure) -> float:
+    """Of the thresholds that the images cannot tell from the best, the one nearest to 1/2.
+
+    They cannot where the mean of the differences, image by image, is within its standard error. Images of one subject
+    resemble each other, so that error is rather too small; a single image tells nothing.
 
     Args:
         scores: float [N, classes, H, W].
-        figure: of class maps int64 [N, H, W], higher is better.
+        figure: of class maps int64 [N, H, W], float [N], higher is better.
     """
-    figures = [figure(class_maps(scores, threshold)) for threshold in THRESHOLDS]
-    best = [t for t, value in zip(THRESHOLDS, figures, strict=True) if value == max(figures)]
-    return best[len(best) // 2]
+    if len(scores) < 2:
+        return HALF
+    figures = torch.stack([figure(class_maps(scores, threshold)) for threshold in THRESHOLDS]).double()
+    means = figures.mean(1)
+    lost = figures[means.argmax()] - figures
+    standard_error = lost.std(1) / len(scores) ** 0.5
+    # What one image alone gains is its standard error exactly, and not enough.
+    as_good = (lost.mean(1) <= standard_error + 1e-9).nonzero().flatten().tolist()
+    # Of two as near, the better.
+    nearest: int = min(as_good, key=lambda n: (abs(FORTIETHS[n] - 20), -means[n].item()))
+    return THRESHOLDS[nearest]
 
 
-def calibrate(site: Site, channel: Channel, images: Tensor, figure: Callable[[Tensor], float]) -> None:
+def calibrate(site: Site, channel: Channel, images: Tensor, figure: Figure) -> None:
     """Choose the site's threshold on images that it holds; nothing about them leaves it but the queries.
 
     Args:
         site: whose `threshold` is set; without images it is left as it is.
         channel: to the trained server.
         images: float32 [N, 1, H, W] that nothing was trained on.
-        figure: of class maps of those images, higher is better.
+        figure: of class maps of those images, float [N], higher is better.
     """
     if len(images):
         scores = torch.cat(list(answers_through_wire(site, channel, images)))
-        site.threshold = best_threshold(scores, figure)
+        site.threshold = choose_threshold(scores, figure)
 
 
 def calibrated_maps(
@@ -67,7 +83,7 @@ def calibrated_maps(
     """
     site, val = participant.site, participant.val
     if choose:
-        calibrate(site, channel, val.images, partial(mean_dice, data=val, classes=classes))
+        calibrate(site, channel, val.images, partial(image_dice, data=val, classes=classes))
     return predict_through_wire(site, channel, images)
 
 

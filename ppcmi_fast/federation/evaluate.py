@@ -20,9 +20,14 @@ from ppcmi_fast.metrics import ImageScores, dice_scores
 EXAMPLES_PER_SITE = 4
 
 
+def image_dice(maps: Tensor, data: Arrays, classes: int) -> Tensor:
+    """Of class maps int64 [N, H, W] of the images, over classes: float [N]."""
+    return dice_scores(maps, data.masks, classes).mean(1)
+
+
 def mean_dice(maps: Tensor, data: Arrays, classes: int) -> float:
     """Of class maps int64 [N, H, W] of the images, over images and classes."""
-    return float(dice_scores(maps, data.masks, classes).mean())
+    return float(image_dice(maps, data, classes).mean())
 
 
 def class_maps(scores: Tensor, threshold: float | None) -> Tensor:

@@ -21,7 +21,7 @@ from ppcmi_fast.data.records import Dataset
 from ppcmi_fast.data.splits import Split, limit_training, split_by_subject
 from ppcmi_fast.environment import describe_environment
 from ppcmi_fast.federation.build import Federation, build_federation, draw_keys, upload_training_latents
-from ppcmi_fast.federation.calibration import calibrated_maps, save_threshold
+from ppcmi_fast.federation.calibration import RULE, calibrated_maps, save_threshold
 from ppcmi_fast.federation.codecs import CodecRounds, Participant, share_phantom_codec
 from ppcmi_fast.federation.config import RunConfig
 from ppcmi_fast.federation.dataset import check_dataset, check_phantom, read_dataset
@@ -345,6 +345,7 @@ class FederatedRun:
                 p.site.name: kept_dice(p.learner.mask_codec, tests[p.site.name], classes)
                 for p in federation.participants
             },
+            "calibration": RULE if self.config.calibrated else "",
             "thresholds": {p.site.name: p.site.threshold for p in federation.participants},
             "seconds": {name: stage["seconds"] for name, stage in stages.items()},
             "peak_rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
