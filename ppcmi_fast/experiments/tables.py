@@ -28,7 +28,7 @@ how they are run, are described in [experiments.md](experiments.md).
 Dice, IoU and HD95: mean over seeds and sites of each site's mean over its held-out images and classes. Every
 seed has its own split. Intervals are 95 % bootstraps that draw seeds and, within sites, subjects; a subject
 held out under several seeds is one. *Ours less it*: the difference in points of Dice, paired by subject, and p
-of a signed- rank test over subjects, after Holm (– where there are fewer than six). Bold: the best of a variant
+of a signed-rank test over subjects, after Holm (– where there are fewer than six). Bold: the best of a variant
 and those that the same test does not tell from it at 5 %; where too few subjects are held out for it to find
 anything, those whose difference's interval holds 0. Ours answers at thresholds that sites choose on their
 validation images, leaving 1/2 only as far as those differ by more than a standard error; the others answer with
