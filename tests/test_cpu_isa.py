@@ -70,6 +70,36 @@ def test_codes_and_their_way_back(isa: str, bits: int, dtype: torch.dtype, grid:
         torch.testing.assert_close(back, expected, rtol=tolerance, atol=tolerance)
 
 
+@pytest.mark.parametrize(("mixing", "dim"), CASES)
+def test_codes_at_every_number_of_stages(isa: str, mixing: str, dim: int) -> None:
+    params = KEY.klt_params("image", 4, dim, mixing)
+    # Whole tiles, which are written in whole rows, and one that is not whole.
+    x = torch.randn(2, dim, 10, 14, generator=torch.Generator().manual_seed(dim))
+    mixed = reference.klt(x.double(), params)
+    thresholds = ops.codebook(8)[1].double()
+    best = torch.bucketize(mixed.contiguous(), thresholds, right=True)
+    mine = ops.klt_quantize(x, params).long()
+    gap = (mixed.unsqueeze(-1) - thresholds).abs().min(-1).values
+    assert (mine - best).abs().max() <= 1
+    assert gap[mine != best].numel() == 0 or gap[mine != best].max() < 1e-5
+
+
+@pytest.mark.parametrize("bits", [2, 4, 8])
+@pytest.mark.parametrize("dim", [16, 64, 256])
+def test_what_is_no_number_spoils_its_own_position_alone(isa: str, bits: int, dim: int) -> None:
+    params = KEY.klt_params("image", 4, dim)
+    x = torch.randn(1, dim, 8, 16, generator=torch.Generator().manual_seed(dim))
+    codes = reference.unpack(ops.klt_quantize(x, params, bits=bits), bits)
+    broken = x.clone()
+    broken[0, dim // 2, 0, 3] = float("nan")
+    broken[0, 0, 5, 9] = float("inf")
+    spoiled = reference.unpack(ops.klt_quantize(broken, params, bits=bits), bits)
+    for y, column in ((0, 3), (5, 9)):
+        assert (spoiled[0, :, y, column] == 2**bits - 1).all()
+        spoiled[0, :, y, column] = codes[0, :, y, column]
+    assert torch.equal(spoiled, codes)
+
+
 def test_values_beyond_every_threshold_get_the_outermost_codes(isa: str) -> None:
     params = ops.KltParams("haar", 4, matrix=torch.eye(4))
     values = torch.tensor([float("inf"), 3e38, 1e12, 300.0, -300.0, -1e12, -3e38, float("-inf")])

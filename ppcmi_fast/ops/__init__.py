@@ -12,10 +12,9 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import _C, Tensor
-from torch.compiler import is_compiling
+from torch import Tensor
 
-from ppcmi_fast.ops import checks, library, reference
+from ppcmi_fast.ops import checks, library, ordinary, reference
 from ppcmi_fast.ops.codebook import codebook
 from ppcmi_fast.ops.kernels import KERNELS, Kernels
 from ppcmi_fast.ops.params import KltParams
@@ -23,13 +22,6 @@ from ppcmi_fast.ops.params import KltParams
 __all__ = ["KltParams", "codebook", "klt", "klt_dequantize", "klt_quantize", "reference", "switch_dequantize"]
 
 assert library.LIBRARY is not None
-
-# Bound once: looking them up in their modules takes as long as calling them.
-_dispatch_modes = _C._len_torch_dispatch_stack
-_function_mode = _C._is_torch_function_mode_enabled
-_functorch_level = _C._functorch.peek_interpreter_stack
-_tracing = _C._get_tracing_state
-_CPU = KERNELS["cpu"]
 
 _Material = tuple[Tensor, Tensor | None, Tensor | None, Tensor | None, int]
 
@@ -42,20 +34,9 @@ def _material(params: KltParams) -> _Material:
 
 def _direct(x: Tensor, backend: str) -> Kernels | None:
     """The kernels to call straight away, where nobody would notice that the dispatcher is passed by."""
-    plain = (
-        type(x) is Tensor
-        and backend != "torch"
-        and not is_compiling()
-        and not (x.requires_grad and torch.is_grad_enabled())
-        and not _dispatch_modes()
-        and not _function_mode()
-        and _functorch_level() is None
-        and _tracing() is None
-    )
-    if not plain:
+    needs_gradient = x.requires_grad and torch.is_grad_enabled()
+    if backend == "torch" or needs_gradient or not ordinary.unobserved(x):
         return None
-    if x.is_cpu and backend == "auto":
-        return _CPU
     device = x.device.type
     return KERNELS.get(device) if backend in ("auto", device) else None
 
@@ -132,6 +113,9 @@ def klt(
         ValueError: shape, dtype, device or settings; the message names expected and got.
         RuntimeError: the backend is not there.
     """
+    out = ordinary.klt(x, params, normalize, inverse) if backend == "auto" else None
+    if out is not None:
+        return out
     checks.check_params(params, x)
     if inverse and normalize:
         raise ValueError(
@@ -169,6 +153,9 @@ def klt_quantize(
     Raises:
         ValueError, RuntimeError: as `klt`; also bits, a D that does not fill bytes, or an x that needs a gradient.
     """
+    out = ordinary.klt_quantize(x, params, bits, normalize) if backend == "auto" else None
+    if out is not None:
+        return out
     checks.check_params(params, x)
     checks.check_floats(x, params.channels, params.fold)
     checks.check_packable(params.dim, bits)
@@ -180,8 +167,7 @@ def klt_quantize(
     checks.check_backend(backend, x.device)
     if backend == "torch":
         return reference.klt_quantize(x, params, bits=bits, normalize=normalize)
-    out: Tensor = torch.ops.ppcmi_fast.klt_quantize(x, *_material(params), bits, normalize)
-    return out
+    return torch.ops.ppcmi_fast.klt_quantize(x, *_material(params), bits, normalize)  # type: ignore[no-any-return]
 
 
 def klt_dequantize(
@@ -207,6 +193,9 @@ def klt_dequantize(
     Raises:
         ValueError, RuntimeError: as `klt_quantize`.
     """
+    out = ordinary.klt_dequantize(codes, params, bits, dtype) if backend == "auto" else None
+    if out is not None:
+        return out
     checks.check_params(params, codes, "codes")
     checks.check_codes(codes, params.dim, bits)
     checks.check_output(dtype)
@@ -216,8 +205,7 @@ def klt_dequantize(
     checks.check_backend(backend, codes.device)
     if backend == "torch":
         return reference.klt_dequantize(codes, params, bits=bits, dtype=dtype)
-    out: Tensor = torch.ops.ppcmi_fast.klt_dequantize(codes, *_material(params), bits, dtype)
-    return out
+    return torch.ops.ppcmi_fast.klt_dequantize(codes, *_material(params), bits, dtype)  # type: ignore[no-any-return]
 
 
 def switch_dequantize(

@@ -52,10 +52,32 @@ def cuda_extension() -> Any:
 
 
 @cache
-def _tables(bits: int) -> tuple[int, int]:
+def tables(bits: int) -> tuple[int, int]:
     """Addresses of the levels and thresholds, which `codebook` keeps alive."""
     levels, thresholds = codebook(bits)
     return levels.data_ptr(), thresholds.data_ptr()
+
+
+class CpuCall:
+    """What does not change from one 8-bit call with the same material to the next; attributes cost less than calls.
+
+    Attributes:
+        klt, klt_quantize, klt_dequantize: the compiled functions.
+        handle: the material's.
+        dim: channels.
+        levels, thresholds: addresses of the codebook.
+    """
+
+    __slots__ = ("dim", "handle", "klt", "klt_dequantize", "klt_quantize", "levels", "thresholds")
+
+    def __init__(self, extension: Any, handle: Any, dim: int, levels: int, thresholds: int) -> None:
+        self.klt = extension.klt
+        self.klt_quantize = extension.klt_quantize
+        self.klt_dequantize = extension.klt_dequantize
+        self.handle = handle
+        self.dim = dim
+        self.levels = levels
+        self.thresholds = thresholds
 
 
 def empty(like: Tensor, channels: int, height: int, width: int, dtype: torch.dtype) -> Tensor:
@@ -144,7 +166,7 @@ class Kernels:
             fold,
             normalize,
             bits,
-            _tables(bits)[1],
+            tables(bits)[1],
             *self.where(x),
         )
         return out
@@ -168,7 +190,7 @@ class Kernels:
             keys,
             fold,
             bits,
-            _tables(bits)[0],
+            tables(bits)[0],
             *self.where(codes),
         )
         return out
@@ -201,7 +223,7 @@ class Kernels:
             0 if index is None else index.data_ptr(),
             0 if offsets is None else offsets.data_ptr(),
             bits,
-            _tables(bits)[0],
+            tables(bits)[0],
             *self.where(codes),
         )
         return out

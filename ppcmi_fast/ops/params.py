@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor
 
-from ppcmi_fast.ops.kernels import KERNELS
+from ppcmi_fast.ops.kernels import KERNELS, CpuCall, cpu_extension, tables
 
 MIXINGS = ("haar", "hadamard")
 MATERIAL = ("matrix", "signs", "factors", "perm", "offset")
@@ -105,6 +105,14 @@ class KltParams:
         mix = self.signs if self.matrix is None else self.matrix
         assert mix is not None
         return KERNELS[self.device.type].material(mix, self.factors, self.perm, self.offset)
+
+    @cached_property
+    def cpu_call(self) -> CpuCall | None:
+        """What an ordinary call on the CPU needs (`ops/ordinary.py`); None for other devices, and where it folds."""
+        if self.fold != 1 or self.device.type != "cpu":
+            return None
+        levels, thresholds = tables(8)
+        return CpuCall(cpu_extension(), self.handle, self.dim, levels, thresholds)
 
     @cached_property
     def device(self) -> torch.device:

@@ -11,48 +11,58 @@ namespace PPCMI_ISA {
 
 constexpr std::int64_t kByteLanes = 4 * kLanes;
 
-// cells[kTile] to codes below 16.
-PPCMI_INLINE void look_up(const Cells& cells, const std::uint8_t* from, std::uint8_t* to) {
+typedef std::uint8_t Line __attribute__((vector_size(4 * PPCMI_LANES)));
+
+// kByteLanes cells to codes below 16.
+PPCMI_INLINE Line look_up(const Cells& cells, const std::uint8_t* from) {
 #if defined(__AVX512VBMI__)
   const __m512i index = _mm512_loadu_si512(from);
   const __m512i low =
       _mm512_permutex2var_epi8(_mm512_loadu_si512(cells.table), index, _mm512_loadu_si512(cells.table + 64));
   const __m512i high =
       _mm512_permutex2var_epi8(_mm512_loadu_si512(cells.table + 128), index, _mm512_loadu_si512(cells.table + 192));
-  _mm512_storeu_si512(to, _mm512_mask_blend_epi8(_mm512_movepi8_mask(index), low, high));
+  return (Line)_mm512_mask_blend_epi8(_mm512_movepi8_mask(index), low, high);
 #elif defined(__AVX2__)
   const auto twice = [](const std::uint8_t* table) {
     return _mm256_broadcastsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(table)));
   };
   const __m256i base = twice(cells.base), below0 = twice(cells.below[0]), below1 = twice(cells.below[1]);
   const __m256i one = _mm256_set1_epi8(1);
-  for (std::int64_t t = 0; t < kTile; t += 32) {
-    const __m256i cell = load_raw<__m256i>(from + t);
-    const __m256i group = _mm256_and_si256(_mm256_srli_epi16(cell, 4), _mm256_set1_epi8(15));
-    const __m256i past0 = _mm256_subs_epu8(cell, _mm256_shuffle_epi8(below0, group));
-    const __m256i past1 = _mm256_subs_epu8(cell, _mm256_shuffle_epi8(below1, group));
-    const __m256i ends = _mm256_add_epi8(_mm256_min_epu8(past0, one), _mm256_min_epu8(past1, one));
-    store_raw(to + t, _mm256_add_epi8(_mm256_shuffle_epi8(base, group), ends));
-  }
+  const __m256i cell = load_raw<__m256i>(from);
+  const __m256i group = _mm256_and_si256(_mm256_srli_epi16(cell, 4), _mm256_set1_epi8(15));
+  const __m256i past0 = _mm256_subs_epu8(cell, _mm256_shuffle_epi8(below0, group));
+  const __m256i past1 = _mm256_subs_epu8(cell, _mm256_shuffle_epi8(below1, group));
+  const __m256i ends = _mm256_add_epi8(_mm256_min_epu8(past0, one), _mm256_min_epu8(past1, one));
+  return (Line)_mm256_add_epi8(_mm256_shuffle_epi8(base, group), ends);
 #else
-  for (std::int64_t t = 0; t < kTile; ++t) to[t] = cells.table[from[t]];
+  Line codes;
+  for (std::int64_t t = 0; t < kByteLanes; ++t) codes[t] = cells.table[from[t]];
+  return codes;
 #endif
 }
 
-// Cells of all channels to packed bytes, in place: row j of the result is row j of `rows`.
-PPCMI_INLINE void pack(const Cells& cells, std::int64_t channels, std::uint8_t* rows) {
-  if (cells.bits == 8) return;
-  typedef std::uint8_t Line __attribute__((vector_size(4 * PPCMI_LANES)));
-  const int per_byte = 8 / cells.bits;
-  for (std::int64_t j = 0; j < channels / per_byte; ++j) {
-    std::uint8_t codes[4][kTile];
-    for (int i = 0; i < per_byte; ++i) look_up(cells, rows + (j * per_byte + i) * kTile, codes[i]);
+// Rows of bytes, `stride` apart.
+struct ByteRows {
+  std::uint8_t* data;
+  std::int64_t stride;
+};
+
+template <int kBits>
+PPCMI_INLINE void pack_bits(const Cells& cells, std::int64_t channels, const std::uint8_t* from, const ByteRows& to) {
+  constexpr int kPerByte = 8 / kBits;
+  for (std::int64_t j = 0; j < channels / kPerByte; ++j)
     for (std::int64_t t = 0; t < kTile; t += kByteLanes) {
-      Line packed = load_raw<Line>(codes[0] + t);
-      for (int i = 1; i < per_byte; ++i) packed |= load_raw<Line>(codes[i] + t) << (i * cells.bits);
-      store_raw(rows + j * kTile + t, packed);
+      Line packed = look_up(cells, from + j * kPerByte * kTile + t);
+      PPCMI_UNROLL for (int i = 1; i < kPerByte; ++i) packed |= look_up(cells, from + (j * kPerByte + i) * kTile + t)
+                                                                << (i * kBits);
+      store_raw(to.data + j * to.stride + t, packed);
     }
-  }
+}
+
+// Cells of all channels to packed bytes; `to` may be the cells' own rows. With 8 bits cells are codes and stay.
+PPCMI_INLINE void pack(const Cells& cells, std::int64_t channels, const std::uint8_t* from, const ByteRows& to) {
+  if (cells.bits == 4) pack_bits<4>(cells, channels, from, to);
+  if (cells.bits == 2) pack_bits<2>(cells, channels, from, to);
 }
 
 typedef std::uint8_t Line16 __attribute__((vector_size(16)));
@@ -71,15 +81,16 @@ PPCMI_INLINE void transpose_bytes(Line16 (&rows)[16]) {
   }
 }
 
+// The span's rows where they lie in an image that is `direct`.
+PPCMI_INLINE ByteRows byte_rows(const Image& codes, const Span& span) {
+  return {static_cast<std::uint8_t*>(codes.data) + start_of(codes, span), codes.stride_c};
+}
+
 PPCMI_INLINE void write_codes(const Image& codes, const Span& span, const std::uint8_t* rows) {
   auto* data = static_cast<std::uint8_t*>(codes.data);
   if (direct(codes, span, codes.w, 1)) {
-    data += start_of(codes, span);
-    if (span.count == kTile) {
-      for (std::int64_t c = 0; c < codes.c; ++c) std::memcpy(data + c * codes.stride_c, rows + c * kTile, kTile);
-    } else {
-      for (std::int64_t c = 0; c < codes.c; ++c) std::memcpy(data + c * codes.stride_c, rows + c * kTile, span.count);
-    }
+    const ByteRows to = byte_rows(codes, span);
+    for (std::int64_t c = 0; c < codes.c; ++c) std::memcpy(to.data + c * to.stride, rows + c * kTile, span.count);
     return;
   }
   Places places;
@@ -101,14 +112,9 @@ PPCMI_INLINE void write_codes(const Image& codes, const Span& span, const std::u
 }
 
 // Where the bytes of the span's positions can be read as rows: in the image itself, or copied to `cells`.
-struct ByteRows {
-  const std::uint8_t* data;
-  std::int64_t stride;
-};
-
 PPCMI_INLINE ByteRows read_codes(const Image& codes, const Span& span, std::uint8_t* cells) {
   const auto* data = static_cast<const std::uint8_t*>(codes.data);
-  if (direct(codes, span, codes.w, 1)) return {data + start_of(codes, span), codes.stride_c};
+  if (direct(codes, span, codes.w, 1)) return byte_rows(codes, span);
   Places places;
   Places::fill(places, codes, span, codes.w, 1);
   std::int64_t done = 0;

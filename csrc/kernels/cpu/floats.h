@@ -8,6 +8,7 @@ namespace PPCMI_ISA {
 
 template <typename T>
 struct ForwardSink {
+  static constexpr bool kWhole = false;
   T* data;
   std::int64_t stride;
   const std::int32_t* place;
@@ -21,6 +22,7 @@ struct ForwardSink {
 
 template <typename T>
 struct InverseSink {
+  static constexpr bool kWhole = false;
   T* data;
   std::int64_t stride;
   const float* factor;

@@ -12,7 +12,9 @@
 namespace ppcmi {
 namespace PPCMI_ISA {
 
+// Where the rows of a step go, one vector after the other. With kWhole a sink also takes a row of all blocks at once.
 struct RowSink {
+  static constexpr bool kWhole = false;
   Rows rows;
   void operator()(std::int64_t d, int b, Vec value) const { store(Rows::at(rows, d, b), value); }
 };
@@ -68,10 +70,10 @@ PPCMI_INLINE void load_blocks(const Source source, const Rows rows, int from_blo
 }
 
 template <bool kSquares, typename Source>
-PPCMI_INLINE void load_rows(int blocks, const Source& source, const Rows& rows, Vec* sums) {
-  int b = 0;
-  for (; b + 4 <= blocks; b += 4) load_blocks<kSquares, 4>(source, rows, b, sums);
-  for (; b < blocks; ++b) load_blocks<kSquares, 1>(source, rows, b, sums);
+PPCMI_INLINE void load_rows(int from_block, int end_block, const Source& source, const Rows& rows, Vec* sums) {
+  int b = from_block;
+  for (; b + 4 <= end_block; b += 4) load_blocks<kSquares, 4>(source, rows, b, sums);
+  for (; b < end_block; ++b) load_blocks<kSquares, 1>(source, rows, b, sums);
 }
 
 // Walsh-Hadamard stages within 2^kBits rows held in registers, from pairs kFrom rows apart on.
@@ -101,11 +103,37 @@ PPCMI_INLINE void signed_stages(Vec (&v)[1 << kBits], const float* signs, std::i
   }
 }
 
+// A step's butterflies on full tiles, for a sink that takes a row of all blocks at once. A loop of its own: within the
+// one below the compiler spills, and every store more is one that waits behind those of the result.
+template <int kBits, bool kSigned, typename Sink>
+PPCMI_INLINE void whole_rows(const Step& step, std::int64_t stride, const Rows& rows, const Sink& sink) {
+  constexpr int kRows = 1 << kBits;
+  for (std::int64_t outer = 0; outer < rows.dim; outer += stride * kRows)
+    for (std::int64_t first = outer; first < outer + stride; ++first) {
+      Vec whole[kRows][kBlocks];
+      PPCMI_UNROLL for (int b = 0; b < kBlocks; ++b) {
+        const float* from = Rows::at(rows, first, b);
+        Vec v[kRows];
+        PPCMI_UNROLL for (int k = 0; k < kRows; ++k) v[k] = load(from + k * stride * kLanes);
+        if (kSigned) {
+          signed_stages<kBits>(v, step.signs[0] + first, stride);
+        } else {
+          stages<kBits, 1>(v);
+        }
+        PPCMI_UNROLL for (int k = 0; k < kRows; ++k) whole[k][b] = v[k];
+      }
+      PPCMI_UNROLL for (int k = 0; k < kRows; ++k) sink(first + k * stride, whole[k]);
+    }
+}
+
 // A step's butterflies on rows 2^kLow apart (kLow < 0: 2^step.low), which a constant turns into fixed addresses.
 template <int kBits, int kLow, bool kSigned, bool kTwice, typename Sink>
 void butterflies(const Step step, int from_block, int end_block, const Rows rows, const Sink sink) {
   constexpr int kRows = 1 << kBits;
   const std::int64_t stride = std::int64_t{1} << (kLow < 0 ? step.low : kLow);
+  constexpr bool kFit = kRows * kBlocks <= 1 << kRadixBits;  // what registers hold beside temporaries
+  if constexpr (Sink::kWhole && kFit && !kTwice)
+    if (end_block - from_block == kBlocks) return whole_rows<kBits, kSigned>(step, stride, rows, sink);
   for (std::int64_t outer = 0; outer < rows.dim; outer += stride * kRows)
     for (std::int64_t first = outer; first < outer + stride; ++first)
       for (int b = from_block; b < end_block; ++b) {
@@ -122,10 +150,10 @@ void butterflies(const Step step, int from_block, int end_block, const Rows rows
       }
 }
 
-// The first step of a forward transform, on four blocks straight from the source.
-template <bool kSquares, int kBits, int kLow, typename Source>
+// The first step of a forward transform, on kWide blocks straight from the source.
+template <bool kSquares, int kWide, int kBits, int kLow, typename Source>
 void first_butterflies(const Step step, int from_block, const Rows rows, const Source source, Vec* sums) {
-  constexpr int kRows = 1 << kBits, kWide = 4;
+  constexpr int kRows = 1 << kBits;
   constexpr std::int64_t kStride = std::int64_t{1} << kLow;
   Vec total[kWide] = {};
   for (std::int64_t outer = 0; outer < rows.dim; outer += kStride * kRows)
@@ -147,24 +175,29 @@ void first_butterflies(const Step step, int from_block, const Rows rows, const S
   PPCMI_UNROLL for (int w = 0; w < kWide; ++w) sums[from_block + w] = total[w];
 }
 
+template <bool kSquares, int kWide, typename Source>
+void first_step(const Step& step, int b, const Rows& rows, const Source& source, Vec* sums) {
+  if (step.bits == 1) first_butterflies<kSquares, kWide, 1, kRadixBits>(step, b, rows, source, sums);
+  if (step.bits == 2) first_butterflies<kSquares, kWide, 2, kRadixBits>(step, b, rows, source, sums);
+  if (step.bits == 3) first_butterflies<kSquares, kWide, 3, kRadixBits>(step, b, rows, source, sums);
+  if (step.bits == 4) first_butterflies<kSquares, kWide, kRadixBits, kRadixBits>(step, b, rows, source, sums);
+}
+
 // Reads the source, through the first step where that is the usual one: returns the steps done. Saves a sixth of the
 // whole call at 64 channels.
 template <bool kSquares, typename Source>
-int load_through(const Plan& plan, int blocks, const Rows& rows, const Source& source, Vec* sums) {
+int load_through(const Plan& plan, int from_block, int end_block, const Rows& rows, const Source& source, Vec* sums) {
   if constexpr (Source::kPlain) {
     const Step* step = plan.steps;
     const bool usual = plan.step_count > 1 && step->turns == 1 && step->signs[0] && step->low == kRadixBits;
-    if (usual && blocks % 4 == 0) {
-      for (int b = 0; b < blocks; b += 4) {
-        if (step->bits == 1) first_butterflies<kSquares, 1, kRadixBits>(*step, b, rows, source, sums);
-        if (step->bits == 2) first_butterflies<kSquares, 2, kRadixBits>(*step, b, rows, source, sums);
-        if (step->bits == 3) first_butterflies<kSquares, 3, kRadixBits>(*step, b, rows, source, sums);
-        if (step->bits == 4) first_butterflies<kSquares, kRadixBits, kRadixBits>(*step, b, rows, source, sums);
-      }
+    if (usual && (end_block - from_block) % 2 == 0) {
+      int b = from_block;
+      for (; b + 4 <= end_block; b += 4) first_step<kSquares, 4>(*step, b, rows, source, sums);
+      for (; b < end_block; b += 2) first_step<kSquares, 2>(*step, b, rows, source, sums);
       return 1;
     }
   }
-  load_rows<kSquares>(blocks, source, rows, sums);
+  load_rows<kSquares>(from_block, end_block, source, rows, sums);
   return 0;
 }
 
@@ -237,31 +270,46 @@ PPCMI_INLINE void gains_of(const Plan& plan, int blocks, Vec* sums) {
 
 template <typename Sink>
 struct Finish {
+  static constexpr bool kWhole = Sink::kWhole;
   Sink sink;
   const Vec* gains;
 
   void operator()(std::int64_t d, int b, Vec value) const { sink(d, b, value, gains[b]); }
+  void operator()(std::int64_t d, const Vec (&values)[kBlocks]) const { sink(d, values, gains); }
 };
+
+// Blocks that go through all steps but the last together: all of them, unless half of them just fit into the first
+// cache, which then keeps them from step to step (at 256 channels; 3 % of the whole). Beyond, not even these stay, and
+// wide pieces of the source matter more.
+PPCMI_INLINE int blocks_together(std::int64_t dim) {
+  constexpr std::int64_t kCache = 32 << 10, kRow = kTile / 2 * static_cast<std::int64_t>(sizeof(float));
+  return static_cast<int>(dim <= kCache / kRow && dim > kCache / kRow / 2 ? kBlocks / 2 : kBlocks);
+}
 
 // Runs a plan from source to sink; sink(d, b, value, gain) gets the value before gain or factor, and offset.
 template <bool kSquares, typename Source, typename Sink>
 void mix(const Plan& plan, int blocks, float* scratch, const Source& source, const Sink& sink) {
   const Rows rows{scratch, plan.dim};
   Vec gains[kBlocks] = {};
-  const int begin = load_through<kSquares>(plan, blocks, rows, source, gains);
-  gains_of(plan, blocks, gains);
   const Finish<Sink> finish{sink, gains};
-  if (plan.step_count == 0) return product(plan.matrix, plan.transposed, plan.outputs, blocks, rows, finish);
-  // A block after the other keeps a wide tile's rows in the first cache; the last step takes all blocks of a row
-  // together, so that its result is written in whole cache lines (a third to half of the time of `klt` otherwise).
-  for (int b = 0; b < blocks; ++b)
-    for (int s = begin; s + 1 < plan.step_count; ++s) {
-      if (plan.steps[s].factor) {
-        mix_runs(plan.steps[s], plan.odd, b, rows);
-      } else {
-        butterflies_of(plan.steps[s], b, b + 1, rows, RowSink{rows});
+  const int together = plan.step_count == 0 ? blocks : blocks_together(plan.dim);
+  for (int from = 0; from < blocks; from += together) {
+    const int end = from + together < blocks ? from + together : blocks;
+    const int begin = load_through<kSquares>(plan, from, end, rows, source, gains);
+    // A block after the other keeps a wide tile's rows in the first cache.
+    for (int b = from; b < end; ++b)
+      for (int s = begin; s + 1 < plan.step_count; ++s) {
+        if (plan.steps[s].factor) {
+          mix_runs(plan.steps[s], plan.odd, b, rows);
+        } else {
+          butterflies_of(plan.steps[s], b, b + 1, rows, RowSink{rows});
+        }
       }
-    }
+  }
+  gains_of(plan, blocks, gains);
+  if (plan.step_count == 0) return product(plan.matrix, plan.transposed, plan.outputs, blocks, rows, finish);
+  // The last step takes all blocks of a row together, so that its result is written in whole cache lines (a third to
+  // half of the time of `klt` otherwise).
   butterflies_of(plan.steps[plan.step_count - 1], 0, blocks, rows, finish);
 }
 

@@ -155,6 +155,21 @@ PPCMI_INLINE void store_cells(std::uint8_t* to, Vec value) {
 #endif
 }
 
+// The same of four vectors side by side. Saturating packs bound what leaves 0..255; a NaN is the minimum's second
+// operand.
+PPCMI_INLINE void store_cells(std::uint8_t* to, const Vec (&values)[4]) {
+#if defined(__AVX512VBMI__)
+  __m512i whole[4];
+  PPCMI_UNROLL for (int i = 0; i < 4; ++i) whole[i] =
+      _mm512_cvttps_epi32(_mm512_min_ps((__m512)values[i], _mm512_set1_ps(255.0f)));
+  const __m512i low = _mm512_packs_epi32(whole[0], whole[1]), high = _mm512_packs_epi32(whole[2], whole[3]);
+  const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+  _mm512_storeu_si512(to, _mm512_permutexvar_epi32(order, _mm512_packus_epi16(low, high)));
+#else
+  PPCMI_UNROLL for (int i = 0; i < 4; ++i) store_cells(to + i * kLanes, values[i]);
+#endif
+}
+
 // table[index] for 16 floats.
 struct Table16 {
   const float* values;
