@@ -96,6 +96,17 @@ def bits_times() -> dict[str, Any]:
     return out
 
 
+def warm_times() -> dict[str, Any]:
+    """`klt_quantize` and memcpy with nothing else between them: what the caches can hold is there for both."""
+    out = {}
+    for channels in HEADLINE_CHANNELS:
+        with torch.inference_mode():
+            calls = calls_of(Case(channels=channels), peers=False)
+            pair = {name: calls[name] for name in ("ours", "memcpy")}
+            out[f"klt_quantize {channels}"] = summarise(take_turns(pair, 300), "ours")
+    return out
+
+
 def cold_times() -> dict[str, Any]:
     """The headline with its tensors out of the caches."""
     out = {}
@@ -117,7 +128,7 @@ def thread_times(threads: int) -> dict[str, Any]:
             return ops.klt_quantize(x, params)
 
         calls: Calls = {str(count): partial(run, count) for count in (1, threads)}
-        times = summarise(take_turns(calls, 100), str(threads))
+        times = summarise(take_turns(calls, 300), str(threads))
         out[f"{channels}x{batch}"] = {"megabytes": x.numel() * 4 / 1e6, "calls": times}
     torch.set_num_threads(1)
     return out
@@ -189,7 +200,7 @@ def run(
     Args:
         planned: what a suite gave.
         out: JSON to write.
-        device: "cpu" adds the call overhead, the bit widths, cold calls and the threads.
+        device: "cpu" adds the call overhead, the bit widths, warm and cold calls and the threads.
         threads: the most threads to use.
         command: what was called, to stand beside the figures.
         tell: gets a line a case.
@@ -211,6 +222,7 @@ def run(
     if device == "cpu":
         result["call_overhead"] = call_overhead()
         result["bits"] = bits_times()
+        result["warm"] = warm_times()
         result["cold"] = cold_times()
         if threads > 1:
             result["threads"] = thread_times(threads)

@@ -8,7 +8,7 @@ namespace PPCMI_ISA {
 
 template <typename T>
 struct ForwardSink {
-  static constexpr bool kWhole = false;
+  static constexpr bool kWhole = false, kHalves = true;
   T* data;
   std::int64_t stride;
   const std::int32_t* place;
@@ -22,7 +22,8 @@ struct ForwardSink {
 
 template <typename T>
 struct InverseSink {
-  static constexpr bool kWhole = false;
+  // Where next to all bytes are written ones, writing them in wide pieces gains more than the first cache.
+  static constexpr bool kWhole = false, kHalves = false;
   T* data;
   std::int64_t stride;
   const float* factor;

@@ -260,9 +260,9 @@ PPCMI_INLINE void mix_runs(const Step& step, std::int64_t odd, int b, const Rows
 }
 
 // Per position, what the result is multiplied by: the plan's scale, over the root mean square of the source's vector.
-PPCMI_INLINE void gains_of(const Plan& plan, int blocks, Vec* sums) {
+PPCMI_INLINE void gains_of(const Plan& plan, int from, int blocks, Vec* sums) {
   const Vec scale = broadcast(plan.scale);
-  for (int b = 0; b < blocks; ++b) {
+  for (int b = from; b < blocks; ++b) {
     const Vec mean = sums[b] * (1.0f / static_cast<float>(plan.dim)) + 1e-12f;
     sums[b] = plan.normalize ? scale / square_root(mean) : scale;
   }
@@ -278,24 +278,26 @@ struct Finish {
   void operator()(std::int64_t d, const Vec (&values)[kBlocks]) const { sink(d, values, gains); }
 };
 
-// Blocks that go through all steps but the last together: all of them, unless half of them just fit into the first
-// cache, which then keeps them from step to step (at 256 channels; 3 % of the whole). Beyond, not even these stay, and
-// wide pieces of the source matter more.
+// Blocks that go through the steps together: all of a tile, unless only half of them fit into the first cache, at 129
+// to 256 channels. Beyond, not even these do, and wide pieces of the source matter more.
 PPCMI_INLINE int blocks_together(std::int64_t dim) {
-  constexpr std::int64_t kCache = 32 << 10, kRow = kTile / 2 * static_cast<std::int64_t>(sizeof(float));
-  return static_cast<int>(dim <= kCache / kRow && dim > kCache / kRow / 2 ? kBlocks / 2 : kBlocks);
+  constexpr std::int64_t kCache = 32 << 10, kRow = kTile * static_cast<std::int64_t>(sizeof(float));
+  return static_cast<int>(dim * kRow > kCache && dim * kRow / 2 <= kCache ? kBlocks / 2 : kBlocks);
 }
 
 // Runs a plan from source to sink; sink(d, b, value, gain) gets the value before gain or factor, and offset.
 template <bool kSquares, typename Source, typename Sink>
 void mix(const Plan& plan, int blocks, float* scratch, const Source& source, const Sink& sink) {
-  const Rows rows{scratch, plan.dim};
   Vec gains[kBlocks] = {};
   const Finish<Sink> finish{sink, gains};
   const int together = plan.step_count == 0 ? blocks : blocks_together(plan.dim);
   for (int from = 0; from < blocks; from += together) {
     const int end = from + together < blocks ? from + together : blocks;
+    // Halves that leave by themselves follow each other through the same rows, which the first cache then keeps.
+    const Rows rows{scratch, plan.dim, Sink::kHalves ? from : 0};
     const int begin = load_through<kSquares>(plan, from, end, rows, source, gains);
+    gains_of(plan, from, end, gains);
+    if (plan.step_count == 0) return product(plan.matrix, plan.transposed, plan.outputs, blocks, rows, finish);
     // A block after the other keeps a wide tile's rows in the first cache.
     for (int b = from; b < end; ++b)
       for (int s = begin; s + 1 < plan.step_count; ++s) {
@@ -305,12 +307,11 @@ void mix(const Plan& plan, int blocks, float* scratch, const Source& source, con
           butterflies_of(plan.steps[s], b, b + 1, rows, RowSink{rows});
         }
       }
+    // The last step takes all blocks of a row together, so that its result is written in whole cache lines (a third to
+    // half of the time of `klt` otherwise).
+    const int first = Sink::kHalves ? from : 0;
+    if (Sink::kHalves || end == blocks) butterflies_of(plan.steps[plan.step_count - 1], first, end, rows, finish);
   }
-  gains_of(plan, blocks, gains);
-  if (plan.step_count == 0) return product(plan.matrix, plan.transposed, plan.outputs, blocks, rows, finish);
-  // The last step takes all blocks of a row together, so that its result is written in whole cache lines (a third to
-  // half of the time of `klt` otherwise).
-  butterflies_of(plan.steps[plan.step_count - 1], 0, blocks, rows, finish);
 }
 
 }  // namespace PPCMI_ISA

@@ -10,12 +10,15 @@ namespace PPCMI_ISA {
 
 constexpr std::int64_t kBlocks = kTile / kLanes;
 
-// A tile between source and result, [block][dim][lanes].
+// A tile, or its blocks from `first` on, between source and result: [block][dim][lanes].
 struct Rows {
   float* data;
   std::int64_t dim;
+  std::int64_t first;
 
-  PPCMI_INLINE float* at(const Rows& rows, std::int64_t d, int b) { return rows.data + (b * rows.dim + d) * kLanes; }
+  PPCMI_INLINE float* at(const Rows& rows, std::int64_t d, int b) {
+    return rows.data + ((b - rows.first) * rows.dim + d) * kLanes;
+  }
 };
 
 // `count` positions of the grid from flat position `first` on, in sample `n`.
