@@ -316,6 +316,20 @@ def test_variants_are_compared_with_the_first(tmp_path: Path) -> None:
     draw(sites, tmp_path / "sites.png")
 
 
+def test_what_trained_all_of_it_counts_shared_networks_once(tmp_path: Path) -> None:
+    two = plan(variants=[{"name": "one"}, {"name": "two"}])
+    methods = {"ppcmi": 0.0, "ppcmi_one_shot": 0.0, "ppcmi_float32": 0.0, "unet_centralised": 0.0}
+    for variant in ("one", "two"):
+        write_run(two, tmp_path, methods, variant=variant)
+    result = collect("name", two, tmp_path, [], quiet)
+    # Ours and the pooled network, a minute each, of one seed; the same under a second name.
+    assert tables.training_seconds([result, result]) == 120.0
+    other = copy.deepcopy(result)
+    other["runs"][0]["methods"]["ppcmi"]["seconds"] = 7080.0
+    assert tables.training_seconds([result, other]) == 7200.0
+    assert "took 2.0 hours of one run at a time, so 1.0 where two cores" in tables.page([result, other])
+
+
 def test_rows_show_every_method(tmp_path: Path) -> None:
     from PIL import Image
 

@@ -325,9 +325,26 @@ def section(result: dict[str, Any]) -> str:
     return "\n".join([*lines, *_missing(result)])
 
 
+def training_seconds(results: Sequence[dict[str, Any]]) -> float:
+    """Of all that was trained for these records; what several of them share counts once."""
+    trainings = {
+        (record["dataset"]["name"], record["dataset"]["size"], record["seed"], method, facts["seconds"])
+        for result in results
+        for record in result["runs"]
+        for method, facts in record["methods"].items()
+        if method == OURS or not method.startswith(OURS)  # the others of ours are the same networks
+    }
+    return float(sum(seconds for *_, seconds in trainings))
+
+
 def page(results: Sequence[dict[str, Any]]) -> str:
     """The whole page."""
-    return "\n".join([HEAD, *(section(result) for result in results)])
+    hours = training_seconds(results) / 3600
+    effort = (
+        f"Training all that is on this page, what experiments share counted once, took {hours:.1f} hours of one run"
+        f" at a time, so {hours / 2:.1f} where two cores have a run each.\n"
+    )
+    return "\n".join([HEAD, effort, *(section(result) for result in results)])
 
 
 def write_page(folder: Path, path: Path) -> None:
