@@ -71,13 +71,13 @@ def targets(results: dict[str, Any]) -> list[Target]:
         case = only(results, "headline", operation="klt_quantize", channels=channels)
         at_least(f"C={channels}: klt_quantize, vs the eager chain", eager, over_ours(case, "eager"))
         at_least(f"C={channels}: klt_quantize, vs torch.compile of it", compiled, over_ours(case, "compiled"))
-        at_most(
-            f"C={channels}: klt_quantize, over a memcpy of the tensor", copy, 1 / over_ours(case, "memcpy")
-        )
-        for state, text in (("warm", "with nothing between them"), ("cold", "both out of the caches")):
-            if state in results:
-                calls = results[state][f"klt_quantize {channels}"]
-                at_most(f"C={channels}: the same, {text}", copy, 1 / calls["memcpy"]["over_ours"])
+        name, over = f"klt_quantize {channels}", f"C={channels}: klt_quantize, over a memcpy of the tensor"
+        if "warm" in results:
+            warm = results["warm"][name]
+            at_most(f"{over}, with nothing between them", copy, 1 / warm["memcpy"]["over_ours"])
+        at_most(f"{over}, in turns with all others", copy, 1 / over_ours(case, "memcpy"))
+        cold = results["cold"][name]
+        at_most(f"{over}, both out of the caches", copy, 1 / cold["memcpy"]["over_ours"])
     for channels, eager in ((64, 4), (256, 6)):
         case = only(results, "headline", operation="klt_dequantize", channels=channels)
         at_least(f"C={channels}: klt_dequantize, vs the eager chain", eager, over_ours(case, "eager"))
@@ -160,13 +160,13 @@ def _cold(results: dict[str, Any]) -> list[str]:
 
 
 def _warm(results: dict[str, Any]) -> list[str]:
-    if "warm" not in results:
-        return []
-    calls = results["warm"]["klt_quantize 256"]
+    both = [
+        f"{calls['ours']['median_us']:.0f} and {calls['memcpy']['median_us']:.0f} us at C={name.split()[-1]}"
+        for name, calls in results["warm"].items()
+    ]
     return [
-        f"With nothing between them ours takes {calls['ours']['median_us']:.0f} us and the memcpy"
-        f" {calls['memcpy']['median_us']:.0f} at C=256; in turns both find their tensors in farther caches, where the"
-        " other calls have pushed them.",
+        f"With nothing between them, `klt_quantize` and memcpy take {', '.join(both)}. In turns, memcpy comes after"
+        " calls that have filled the caches with other things, and `copy_` right after it, on the same memory.",
         "",
     ]
 
@@ -234,8 +234,8 @@ def _roofline_text(results: dict[str, Any], roof: dict[str, Any]) -> list[str]:
     for channels, limit in ((64, 1.5), (256, 1.8)):
         case = only(results, "headline", operation="klt_quantize", channels=channels)
         work = operations(case) * elements(case) / add * 1e-3
-        copy = case["calls"]["memcpy"]["median_us"]
-        alone = results["bits"][str(channels)]["8"]["median_us"]
+        calls = results["warm"][f"klt_quantize {channels}"]
+        copy, alone = (calls[name]["median_us"] for name in ("memcpy", "ours"))
         rows.append(
             [
                 str(channels),
@@ -249,13 +249,12 @@ def _roofline_text(results: dict[str, Any], roof: dict[str, Any]) -> list[str]:
         if work > limit * copy:
             forbidden.append(f"C={channels}")
     head = ["C", "operations an element", "us at the roof of additions", "us of the target over memcpy"]
-    lines += table([*head, "us, called in a loop", "us, in turns with others"], rows)
+    lines += table([*head, "us, with nothing between", "us, in turns with others"], rows)
     verdict = (
         f"At {' and '.join(forbidden)} the arithmetic alone takes longer at its roof than the target allows: this"
         " machine's caches copy faster than its adders add."
         if forbidden
-        else "The arithmetic alone leaves room for reading at both widths; the rest of the time is the way from the"
-        " farther caches, whose reads wait for each other in the first step."
+        else "The arithmetic alone leaves room for reading at both widths."
     )
     return [*lines, "", f"{verdict} What was tried is in csrc/README.md."]
 
@@ -282,10 +281,9 @@ def _other_machine(results: dict[str, Any] | None, here: dict[str, Any]) -> list
     return [
         "## Another machine",
         "",
-        f"{_machine(results)}. Measured before a tile's codes were written in whole rows and before small calls took"
-        " their short way; not measured there since."
-        f" Its memcpy of the tensor at C=64 takes {_copy_time(results):.0f} us"
-        f" where the one above takes {_copy_time(here):.0f}, so a kernel bound by its additions is farther from it.",
+        f"{_machine(results)}. Measured with earlier kernels: codes took the way through scratch, small calls that"
+        " through all checks, and no tile was halved; not measured there since. Its memcpy of the tensor at C=64 takes"
+        f" {_copy_time(results):.0f} us where the one above takes {_copy_time(here):.0f}.",
         "",
         *table(["what", "wanted", "measured", ""], rows),
         "",
@@ -334,7 +332,12 @@ def _gpu(results: dict[str, Any] | None) -> list[str]:
 
 
 def _again(results: dict[str, Any]) -> str:
-    return f"; then `{results['again']}`" if "again" in results else ""
+    """What was measured later than the rest, and what the rest is."""
+    if "again" not in results:
+        return ""
+    later = results["again"].split("--again ")[1].split()[0].split(",")
+    rest = sorted({case["group"] for case in results["cases"]} - set(later))
+    return f"; then `{results['again']}`, after the last change of a kernel; {', '.join(rest)} is of before"
 
 
 def page(
@@ -357,7 +360,8 @@ def page(
         " [8, C, 32, 32] float32 NCHW, one thread, 8 bits and structured (`hadamard`) mixing with two rounds where"
         " nothing else is said.",
         "",
-        f"Machine: {_machine(results)}. Shared with others: repeated runs differ by up to about 15 %.",
+        f"Machine: {_machine(results)}. Shared with others, so times of the same call differ from one table to the"
+        " next.",
         "",
         "## Targets",
         "",

@@ -18,6 +18,7 @@ ISAS = cpu_extension().isas()
 CASES = [("hadamard", 2**power) for power in range(11)] + [
     ("hadamard", 24),
     ("hadamard", 126),
+    ("hadamard", 192),
     ("haar", 70),
 ]
 
@@ -70,15 +71,18 @@ def test_codes_and_their_way_back(isa: str, bits: int, dtype: torch.dtype, grid:
         torch.testing.assert_close(back, expected, rtol=tolerance, atol=tolerance)
 
 
-@pytest.mark.parametrize(("mixing", "dim"), CASES)
-def test_codes_at_every_number_of_stages(isa: str, mixing: str, dim: int) -> None:
-    params = KEY.klt_params("image", 4, dim, mixing)
-    # Whole tiles, which are written in whole rows, and one that is not whole.
-    x = torch.randn(2, dim, 10, 14, generator=torch.Generator().manual_seed(dim))
+@pytest.mark.parametrize(
+    ("mixing", "dim", "bits"),
+    [(*case, bits) for case in CASES for bits in (2, 4, 8) if case[1] * bits % 8 == 0],
+)
+def test_codes_at_every_number_of_stages(isa: str, mixing: str, dim: int, bits: int) -> None:
+    params = KEY.klt_params("image", 4, dim, mixing, offset_scale=0.3)
+    # A whole tile and 48 positions: three blocks of 16, so a half tile that is whole and one that is not.
+    x = torch.randn(2, dim, 8, 14, generator=torch.Generator().manual_seed(dim))
     mixed = reference.klt(x.double(), params)
-    thresholds = ops.codebook(8)[1].double()
+    thresholds = ops.codebook(bits)[1].double()
     best = torch.bucketize(mixed.contiguous(), thresholds, right=True)
-    mine = ops.klt_quantize(x, params).long()
+    mine = reference.unpack(ops.klt_quantize(x, params, bits=bits), bits).long()
     gap = (mixed.unsqueeze(-1) - thresholds).abs().min(-1).values
     assert (mine - best).abs().max() <= 1
     assert gap[mine != best].numel() == 0 or gap[mine != best].max() < 1e-5

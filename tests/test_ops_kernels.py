@@ -5,6 +5,8 @@ Those for CUDA run here as well, on the CPU, through the host shim: their logic 
 
 from __future__ import annotations
 
+from typing import Any
+
 import cuda_on_host
 import pytest
 import torch
@@ -41,7 +43,27 @@ def kernels(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
         return
     on_host = Kernels(cuda_on_host.extension, lambda x: (0, 0))
     monkeypatch.setitem(KERNELS, "cpu", on_host)
+    monkeypatch.setattr(KltParams, "cpu_call", None)  # the short way leads to the CPU's own
     on_host.extension().set_order(request.param.removeprefix("cuda-"), 1)
+
+
+def test_calls_reach_the_kernels_that_are_meant(
+    kernels: None, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    on_host = request.node.callspec.params["kernels"] != "cpu"
+    reached: list[str] = []
+    for name in ("klt", "klt_quantize", "klt_dequantize"):
+        whole = getattr(Kernels, name)
+
+        def seen(self: Kernels, *args: Any, name: str = name, whole: Any = whole) -> Tensor:
+            reached.append(name)
+            out: Tensor = whole(self, *args)
+            return out
+
+        monkeypatch.setattr(Kernels, name, seen)
+    params = KEY.klt_params("image", 4, 16)
+    ops.klt_dequantize(ops.klt_quantize(ops.klt(torch.randn(1, 16, 4, 4), params), params), params)
+    assert reached == (["klt", "klt_quantize", "klt_dequantize"] if on_host else [])
 
 
 def params_of(case: tuple[str, int, int], offset: float = 0.5) -> KltParams:

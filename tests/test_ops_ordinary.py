@@ -109,6 +109,27 @@ def test_other_settings_are_left_to_the_checks(params: KltParams, x: Tensor) -> 
     assert ordinary.klt_dequantize(codes, params, 8, torch.float64) is None
 
 
+def test_the_public_calls_take_the_short_way(
+    params: KltParams, x: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("klt", "klt_quantize", "klt_dequantize"):
+        marker = torch.zeros(1)
+        monkeypatch.setattr(ordinary, name, lambda *_, marker=marker: marker)
+        assert getattr(ops, name)(x, params) is marker
+        with pytest.raises(ValueError, match="expected"):
+            getattr(ops, name)(x, params, backend="gpu")
+
+
+@pytest.mark.parametrize("dense", [True, False])
+def test_negative_views_count_as_what_they_stand_for(params: KltParams, x: Tensor, dense: bool) -> None:
+    negative = torch._neg_view(x) if dense else torch.complex(x, -x).conj().imag
+    assert negative.is_neg()
+    expected = ops.klt(-x if dense else x, params, backend="torch")
+    torch.testing.assert_close(ops.klt(negative, params), expected, rtol=1e-4, atol=1e-5)
+    codes = ops.klt_quantize(negative, params)
+    assert torch.equal(codes, ops.klt_quantize(-x if dense else x, params))
+
+
 class _Dispatch(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         return func(*args, **(kwargs or {}))

@@ -91,7 +91,26 @@ def test_gradient_matches_autograd_through_the_reference(
 
 X = torch.zeros(2, 6, 8, 8)
 CODES = torch.zeros(2, 12, 4, 4, dtype=torch.uint8)
+# What has a short way of its own (ops/ordinary.py), which wrong calls must not take.
+PLAIN = KEY.klt_params("image", 4, 24)
+DENSE = torch.zeros(2, 24, 4, 4)
 BAD: list[tuple[Callable[[], object], type[Exception], str]] = [
+    (lambda: ops.klt(DENSE.double(), PLAIN), ValueError, r"x: expected .* got \[2, 24, 4, 4\] float64"),
+    (lambda: ops.klt(DENSE[0], PLAIN), ValueError, r"got \[24, 4, 4\] float32"),
+    (lambda: ops.klt(DENSE[:1, :12], PLAIN), ValueError, r"C = 24 .* got \[1, 12, 4, 4\]"),
+    (lambda: ops.klt(DENSE, PLAIN, inverse=True), ValueError, "a normalization has no inverse"),
+    (lambda: ops.klt(DENSE.to("meta"), PLAIN), ValueError, "params: expected material on meta"),
+    (
+        lambda: ops.klt_quantize(DENSE.clone().requires_grad_(), PLAIN),
+        ValueError,
+        "x: expected a tensor that needs no gradient",
+    ),
+    (lambda: ops.klt_dequantize(DENSE, PLAIN), ValueError, "codes: expected .* uint8"),
+    (
+        lambda: ops.klt_dequantize(DENSE.byte(), PLAIN, dtype=torch.int8),
+        ValueError,
+        "dtype: expected float32",
+    ),
     (lambda: ops.klt(X.long(), HAAR), ValueError, r"x: expected \[N, C, H, W\] float32, float16 or bfloat16"),
     (lambda: ops.klt(X.double(), HAAR), ValueError, r"got \[2, 6, 8, 8\] float64"),
     (lambda: ops.klt(X[0], HAAR), ValueError, r"got \[6, 8, 8\] float32"),
@@ -216,12 +235,15 @@ def test_missing_extension_names_the_cure(monkeypatch: pytest.MonkeyPatch) -> No
 
     from ppcmi_fast.ops.kernels import cpu_extension
 
+    params, x = KEY.klt_params("image", 4, 24), torch.zeros(1, 24, 2, 2)
     cpu_extension.cache_clear()
     monkeypatch.setitem(sys.modules, "ppcmi_fast._cpu", None)
     monkeypatch.delattr("ppcmi_fast._cpu", raising=False)
     try:
         with pytest.raises(RuntimeError, match=r"reinstall with `pip install \.`"):
-            cpu_extension()
+            ops.klt(x, params)
+        with pytest.raises(ValueError, match=r"x: expected \[N, C, H, W\]"):
+            ops.klt(x[0], params)
     finally:
         cpu_extension.cache_clear()
 

@@ -41,7 +41,9 @@ def test_every_target_is_there_and_a_missed_one_is_called_so() -> None:
     for wanted in (
         "eager chain",
         "torch.compile",
-        "memcpy",
+        "with nothing between them",
+        "in turns with all others",
+        "out of the caches",
         "klt_dequantize",
         "bits over",
         "two threads",
@@ -69,6 +71,30 @@ def test_a_gpus_figures_are_set_against_its_copy() -> None:
     text = make.page(CPU, ROOF, {"device": device, "benchmark": {"cases": [case]}})
     # 5 bytes an element in half the time in which the copy moves 8.
     assert "| 125 % |" in text and "not yet measured" not in text
+
+
+def test_the_verdict_on_arithmetic_follows_the_roof() -> None:
+    assert "leaves room for reading" in make.page(CPU, ROOF | {"add_gflop_s": 1000.0}, None)
+    slow = make.page(CPU, ROOF | {"add_gflop_s": 1.0}, None)
+    assert "At C=64 and C=256 the arithmetic alone takes longer" in slow
+
+
+def test_what_was_not_measured_again_is_named() -> None:
+    again = CPU | {
+        "again": "ppcmi bench klt --suite cpu --again bits,channels,headline,switch,threads --json x"
+    }
+    assert "after the last change of a kernel; grid is of before" in make.page(again, ROOF, None)
+    whole = {key: value for key, value in CPU.items() if key != "again"}
+    assert "of before" not in make.page(whole, ROOF, None)
+
+
+def test_another_machine_has_a_table_of_its_own() -> None:
+    other = copy.deepcopy(CPU)
+    other["environment"]["cpu"] = "Another CPU"
+    del other["warm"]
+    text = make.page(CPU, ROOF, None, other).split("## Another machine")[1]
+    assert text.strip().startswith("Another CPU") and "nothing between them" not in text
+    assert "Another machine" not in make.page(CPU, ROOF, None)
 
 
 def test_operations_count_stages_signs_norm_and_result() -> None:

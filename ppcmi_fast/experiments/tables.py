@@ -342,7 +342,7 @@ def page(results: Sequence[dict[str, Any]]) -> str:
     hours = training_seconds(results) / 3600
     effort = (
         f"Training all that is on this page, what experiments share counted once, took {hours:.1f} hours of one run"
-        f" at a time, so {hours / 2:.1f} where two cores have a run each.\n"
+        " at a time; two cores with a run each need half of that at best.\n"
     )
     return "\n".join([HEAD, effort, *(section(result) for result in results)])
 

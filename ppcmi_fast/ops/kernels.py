@@ -6,6 +6,7 @@ Material comes as the handle of `material`, made once: passing seven numbers to 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -52,32 +53,28 @@ def cuda_extension() -> Any:
 
 
 @cache
-def tables(bits: int) -> tuple[int, int]:
+def table_addresses(bits: int) -> tuple[int, int]:
     """Addresses of the levels and thresholds, which `codebook` keeps alive."""
     levels, thresholds = codebook(bits)
     return levels.data_ptr(), thresholds.data_ptr()
 
 
+@dataclass(frozen=True, slots=True)
 class CpuCall:
-    """What does not change from one 8-bit call with the same material to the next; attributes cost less than calls.
+    """What does not change from one call with the same material to the next; attributes cost less than calls.
 
     Attributes:
         klt, klt_quantize, klt_dequantize: the compiled functions.
         handle: the material's.
-        dim: channels.
-        levels, thresholds: addresses of the codebook.
+        levels, thresholds: addresses of the codebook of 8 bits.
     """
 
-    __slots__ = ("dim", "handle", "klt", "klt_dequantize", "klt_quantize", "levels", "thresholds")
-
-    def __init__(self, extension: Any, handle: Any, dim: int, levels: int, thresholds: int) -> None:
-        self.klt = extension.klt
-        self.klt_quantize = extension.klt_quantize
-        self.klt_dequantize = extension.klt_dequantize
-        self.handle = handle
-        self.dim = dim
-        self.levels = levels
-        self.thresholds = thresholds
+    klt: Callable[..., None]
+    klt_quantize: Callable[..., None]
+    klt_dequantize: Callable[..., None]
+    handle: Any
+    levels: int
+    thresholds: int
 
 
 def empty(like: Tensor, channels: int, height: int, width: int, dtype: torch.dtype) -> Tensor:
@@ -166,7 +163,7 @@ class Kernels:
             fold,
             normalize,
             bits,
-            tables(bits)[1],
+            table_addresses(bits)[1],
             *self.where(x),
         )
         return out
@@ -190,7 +187,7 @@ class Kernels:
             keys,
             fold,
             bits,
-            tables(bits)[0],
+            table_addresses(bits)[0],
             *self.where(codes),
         )
         return out
@@ -223,7 +220,7 @@ class Kernels:
             0 if index is None else index.data_ptr(),
             0 if offsets is None else offsets.data_ptr(),
             bits,
-            tables(bits)[0],
+            table_addresses(bits)[0],
             *self.where(codes),
         )
         return out

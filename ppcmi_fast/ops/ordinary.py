@@ -26,10 +26,14 @@ _type_code = TYPE_CODES.get
 
 
 def unobserved(x: Tensor) -> bool:
-    """No subclass, compilation, mode or transform would notice that a call on x passes torch's dispatcher by."""
+    """No subclass, compilation, mode or transform would notice that a call on x passes torch's dispatcher by.
+
+    Nor does the memory of x hold other values than x does, as that of a negative view (`z.conj().imag`).
+    """
     return (
         type(x) is Tensor
         and not is_compiling()
+        and not x.is_neg()
         and not _dispatch_modes()
         and not _function_mode()
         and _functorch_level() is None
@@ -41,9 +45,12 @@ def klt(x: Tensor, params: KltParams, normalize: bool, inverse: bool) -> Tensor 
     """`ops.klt` where the call is ordinary, else None."""
     if not unobserved(x) or type(params) is not KltParams or (inverse and normalize):
         return None
-    call, shape, code = params.cpu_call, x.shape, _type_code(x.dtype)
+    shape, code = x.shape, _type_code(x.dtype)
     wanted = x.is_cpu and not x.requires_grad and x.is_contiguous()
-    if call is None or code is None or not wanted or len(shape) != 4 or shape[1] != call.dim:
+    if code is None or not wanted or len(shape) != 4 or shape[1] != params.dim:
+        return None
+    call = params.cpu_call
+    if call is None:
         return None
     out = _empty_like(x)
     address, result = x.data_ptr(), out.data_ptr()
@@ -55,9 +62,12 @@ def klt_quantize(x: Tensor, params: KltParams, bits: int, normalize: bool) -> Te
     """`ops.klt_quantize` where the call is ordinary, else None."""
     if bits != 8 or not unobserved(x) or type(params) is not KltParams:
         return None
-    call, shape, code = params.cpu_call, x.shape, _type_code(x.dtype)
+    shape, code = x.shape, _type_code(x.dtype)
     wanted = x.is_cpu and not x.requires_grad and x.is_contiguous()
-    if call is None or code is None or not wanted or len(shape) != 4 or shape[1] != call.dim:
+    if code is None or not wanted or len(shape) != 4 or shape[1] != params.dim:
+        return None
+    call = params.cpu_call
+    if call is None:
         return None
     out = _empty_like(x, dtype=_uint8)
     address, result, thresholds = x.data_ptr(), out.data_ptr(), call.thresholds
@@ -71,9 +81,12 @@ def klt_dequantize(codes: Tensor, params: KltParams, bits: int, dtype: torch.dty
     """`ops.klt_dequantize` where the call is ordinary, else None."""
     if bits != 8 or not unobserved(codes) or type(params) is not KltParams:
         return None
-    call, shape, code = params.cpu_call, codes.shape, _type_code(dtype)
+    shape, code = codes.shape, _type_code(dtype)
     wanted = codes.is_cpu and codes.dtype is _uint8 and codes.is_contiguous()
-    if call is None or code is None or not wanted or len(shape) != 4 or shape[1] != call.dim:
+    if code is None or not wanted or len(shape) != 4 or shape[1] != params.dim:
+        return None
+    call = params.cpu_call
+    if call is None:
         return None
     out = _empty_like(codes, dtype=dtype)
     address, result, levels = codes.data_ptr(), out.data_ptr(), call.levels

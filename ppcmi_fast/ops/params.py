@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor
 
-from ppcmi_fast.ops.kernels import KERNELS, CpuCall, cpu_extension, tables
+from ppcmi_fast.ops.kernels import KERNELS, CpuCall, cpu_extension, table_addresses
 
 MIXINGS = ("haar", "hadamard")
 MATERIAL = ("matrix", "signs", "factors", "perm", "offset")
@@ -111,8 +111,9 @@ class KltParams:
         """What an ordinary call on the CPU needs (`ops/ordinary.py`); None for other devices, and where it folds."""
         if self.fold != 1 or self.device.type != "cpu":
             return None
-        levels, thresholds = tables(8)
-        return CpuCall(cpu_extension(), self.handle, self.dim, levels, thresholds)
+        compiled = cpu_extension()
+        functions = (compiled.klt, compiled.klt_quantize, compiled.klt_dequantize)
+        return CpuCall(*functions, self.handle, *table_addresses(8))
 
     @cached_property
     def device(self) -> torch.device:

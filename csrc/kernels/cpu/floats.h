@@ -22,7 +22,7 @@ struct ForwardSink {
 
 template <typename T>
 struct InverseSink {
-  // Where next to all bytes are written ones, writing them in wide pieces gains more than the first cache.
+  // Results of four bytes gain more from wide pieces than from the first cache.
   static constexpr bool kWhole = false, kHalves = false;
   T* data;
   std::int64_t stride;

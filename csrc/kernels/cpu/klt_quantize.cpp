@@ -12,7 +12,7 @@ namespace PPCMI_ISA {
 namespace {
 
 struct CellSink {
-  static constexpr bool kWhole = true, kHalves = true;
+  static constexpr bool kWhole = PPCMI_LANES == 16, kHalves = true;
   ByteRows cells;
   const std::int32_t* place;
   const float* offset;

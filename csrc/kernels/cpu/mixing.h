@@ -12,7 +12,8 @@
 namespace ppcmi {
 namespace PPCMI_ISA {
 
-// Where the rows of a step go, one vector after the other. With kWhole a sink also takes a row of all blocks at once.
+// Where the rows of a step go, one vector after the other. With kWhole a sink also takes a row of all blocks at
+// once; with kHalves half a tile may leave before the other half is read.
 struct RowSink {
   static constexpr bool kWhole = false;
   Rows rows;
@@ -103,6 +104,19 @@ PPCMI_INLINE void signed_stages(Vec (&v)[1 << kBits], const float* signs, std::i
   }
 }
 
+// The step's rows from `first` on in a block, after its first turn.
+template <int kBits, bool kSigned>
+PPCMI_INLINE void turned(Vec (&v)[1 << kBits], const Step& step, std::int64_t first, int b, std::int64_t stride,
+                         const Rows& rows) {
+  const float* from = Rows::at(rows, first, b);
+  PPCMI_UNROLL for (int k = 0; k < 1 << kBits; ++k) v[k] = load(from + k * stride * kLanes);
+  if (kSigned) {
+    signed_stages<kBits>(v, step.signs[0] + first, stride);
+  } else {
+    stages<kBits, 1>(v);
+  }
+}
+
 // A step's butterflies on full tiles, for a sink that takes a row of all blocks at once. A loop of its own: within the
 // one below the compiler spills, and every store more is one that waits behind those of the result.
 template <int kBits, bool kSigned, typename Sink>
@@ -112,14 +126,8 @@ PPCMI_INLINE void whole_rows(const Step& step, std::int64_t stride, const Rows& 
     for (std::int64_t first = outer; first < outer + stride; ++first) {
       Vec whole[kRows][kBlocks];
       PPCMI_UNROLL for (int b = 0; b < kBlocks; ++b) {
-        const float* from = Rows::at(rows, first, b);
         Vec v[kRows];
-        PPCMI_UNROLL for (int k = 0; k < kRows; ++k) v[k] = load(from + k * stride * kLanes);
-        if (kSigned) {
-          signed_stages<kBits>(v, step.signs[0] + first, stride);
-        } else {
-          stages<kBits, 1>(v);
-        }
+        turned<kBits, kSigned>(v, step, first, b, stride, rows);
         PPCMI_UNROLL for (int k = 0; k < kRows; ++k) whole[k][b] = v[k];
       }
       PPCMI_UNROLL for (int k = 0; k < kRows; ++k) sink(first + k * stride, whole[k]);
@@ -137,14 +145,8 @@ void butterflies(const Step step, int from_block, int end_block, const Rows rows
   for (std::int64_t outer = 0; outer < rows.dim; outer += stride * kRows)
     for (std::int64_t first = outer; first < outer + stride; ++first)
       for (int b = from_block; b < end_block; ++b) {
-        const float* from = Rows::at(rows, first, b);
         Vec v[kRows];
-        PPCMI_UNROLL for (int k = 0; k < kRows; ++k) v[k] = load(from + k * stride * kLanes);
-        if (kSigned) {
-          signed_stages<kBits>(v, step.signs[0] + first, stride);
-        } else {
-          stages<kBits, 1>(v);
-        }
+        turned<kBits, kSigned>(v, step, first, b, stride, rows);
         if (kTwice) signed_stages<kBits>(v, step.signs[1] + first, stride);
         PPCMI_UNROLL for (int k = 0; k < kRows; ++k) sink(first + k * stride, b, v[k]);
       }
@@ -260,9 +262,9 @@ PPCMI_INLINE void mix_runs(const Step& step, std::int64_t odd, int b, const Rows
 }
 
 // Per position, what the result is multiplied by: the plan's scale, over the root mean square of the source's vector.
-PPCMI_INLINE void gains_of(const Plan& plan, int from, int blocks, Vec* sums) {
+PPCMI_INLINE void gains_of(const Plan& plan, int from_block, int end_block, Vec* sums) {
   const Vec scale = broadcast(plan.scale);
-  for (int b = from; b < blocks; ++b) {
+  for (int b = from_block; b < end_block; ++b) {
     const Vec mean = sums[b] * (1.0f / static_cast<float>(plan.dim)) + 1e-12f;
     sums[b] = plan.normalize ? scale / square_root(mean) : scale;
   }
@@ -278,8 +280,8 @@ struct Finish {
   void operator()(std::int64_t d, const Vec (&values)[kBlocks]) const { sink(d, values, gains); }
 };
 
-// Blocks that go through the steps together: all of a tile, unless only half of them fit into the first cache, at 129
-// to 256 channels. Beyond, not even these do, and wide pieces of the source matter more.
+// Blocks that go through the steps together: all of a tile, unless only half of them fit into 32 KB, the smallest first
+// cache meant, which is at 129 to 256 channels. Beyond, not even these do, and wide pieces of the source matter more.
 PPCMI_INLINE int blocks_together(std::int64_t dim) {
   constexpr std::int64_t kCache = 32 << 10, kRow = kTile * static_cast<std::int64_t>(sizeof(float));
   return static_cast<int>(dim * kRow > kCache && dim * kRow / 2 <= kCache ? kBlocks / 2 : kBlocks);
