@@ -37,6 +37,8 @@ def _direct(x: Tensor, backend: str) -> Kernels | None:
     needs_gradient = x.requires_grad and torch.is_grad_enabled()
     if backend == "torch" or needs_gradient or not ordinary.unobserved(x):
         return None
+    if x.is_neg():  # memory of other values than those that x stands for, as of `z.conj().imag`
+        return None
     device = x.device.type
     return KERNELS.get(device) if backend in ("auto", device) else None
 

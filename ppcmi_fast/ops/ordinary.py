@@ -26,14 +26,10 @@ _type_code = TYPE_CODES.get
 
 
 def unobserved(x: Tensor) -> bool:
-    """No subclass, compilation, mode or transform would notice that a call on x passes torch's dispatcher by.
-
-    Nor does the memory of x hold other values than x does, as that of a negative view (`z.conj().imag`).
-    """
+    """No subclass, compilation, mode or transform would notice that a call on x passes torch's dispatcher by."""
     return (
         type(x) is Tensor
         and not is_compiling()
-        and not x.is_neg()
         and not _dispatch_modes()
         and not _function_mode()
         and _functorch_level() is None

@@ -108,8 +108,11 @@ class KltParams:
 
     @cached_property
     def cpu_call(self) -> CpuCall | None:
-        """What an ordinary call on the CPU needs (`ops/ordinary.py`); None for other devices, and where it folds."""
-        if self.fold != 1 or self.device.type != "cpu":
+        """What an ordinary call on the CPU needs (`ops/ordinary.py`); None for other devices, and where it folds.
+
+        And for one channel: a single element is the only dense tensor that can be a negative view.
+        """
+        if self.fold != 1 or self.dim == 1 or self.device.type != "cpu":
             return None
         compiled = cpu_extension()
         functions = (compiled.klt, compiled.klt_quantize, compiled.klt_dequantize)
