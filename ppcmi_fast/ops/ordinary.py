@@ -3,6 +3,8 @@
 That is: a plain tensor on the CPU, dense and without a gradient, material that does not fold, and a result of the
 source's shape. The checks of such a call take longer than its work, so what they look at is looked at here once, in the
 cheapest order. Everything else gets None, wrong calls among it: the checks then name what is wrong.
+
+The three functions spell their conditions out: calling a helper is one of the costs that are to be saved.
 """
 
 from __future__ import annotations
