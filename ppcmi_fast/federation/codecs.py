@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -97,6 +97,27 @@ def learner_loss(learner: CodecLearner, data: Arrays, batch: int, generator: tor
         return learner.loss(images, masks.to(device), generator)
 
 
+def work_of_sites(participants: list[Participant], config: RunConfig, each: int) -> list[int]:
+    """How many of `each * sites` steps, or images of a step, are each site's; see `CodecConfig.work`."""
+    if config.codec.work == "equal":
+        return [each] * len(participants)
+    return apportion(each * len(participants), [len(p.train.images) for p in participants])
+
+
+def apportion(total: int, weights: Sequence[int]) -> list[int]:
+    """Whole numbers of sum `total` in proportion to positive weights, none under 1 (method of Sainte-Lague).
+
+    Raises:
+        ValueError: `total` is less than there are weights.
+    """
+    if total < len(weights):
+        raise ValueError(f"total: expected at least {len(weights)}, one for each weight, got {total}")
+    shares = [1] * len(weights)
+    while sum(shares) < total:
+        shares[max(range(len(weights)), key=lambda n: weights[n] / (shares[n] + 0.5))] += 1
+    return shares
+
+
 class CodecRounds:
     """Rounds of local steps at every site, each closed by a sealed exchange when the codec is shared.
 
@@ -114,8 +135,14 @@ class CodecRounds:
         self.participants, self.channel, self.config = participants, channel, config
         self.checkpoint, self.score = checkpoint, score
         codec = config.codec
-        self.settings = FitSettings(codec.rounds * codec.local_steps, codec.learning_rate, seed=config.seed)
-        self.optimizers = [make_optimizer(p.learner, self.settings) for p in participants]
+        self.local_steps = work_of_sites(participants, config, codec.local_steps)
+        self.settings = [
+            FitSettings(codec.rounds * steps, codec.learning_rate, seed=config.seed)
+            for steps in self.local_steps
+        ]
+        self.optimizers = [
+            make_optimizer(p.learner, s) for p, s in zip(participants, self.settings, strict=True)
+        ]
         self.state = FitState()
         self.best: dict[str, dict[str, Tensor]] = {}
         self.shared = codec.sharing == "averaged"
@@ -154,17 +181,18 @@ class CodecRounds:
         save_checkpoint(self.checkpoint, groups, self.state)
 
     def _local_steps(self, round_index: int) -> float:
-        codec = self.config.codec
         losses = []
-        for number, (participant, optimizer) in enumerate(
-            zip(self.participants, self.optimizers, strict=True)
-        ):
+        for number, participant in enumerate(self.participants):
             participant.learner.train()
-            for local in range(codec.local_steps):
-                step = round_index * codec.local_steps + local
+            for local in range(self.local_steps[number]):
+                step = round_index * self.local_steps[number] + local
                 generator = step_generator(self.config.seed * 1009 + number, step)
-                loss = learner_loss(participant.learner, participant.train, codec.batch, generator)
-                optimizer_step(participant.learner, optimizer, loss, self.settings, step)
+                loss = learner_loss(
+                    participant.learner, participant.train, self.config.codec.batch, generator
+                )
+                optimizer_step(
+                    participant.learner, self.optimizers[number], loss, self.settings[number], step
+                )
                 losses.append(loss.item())
         return sum(losses) / len(losses)
 

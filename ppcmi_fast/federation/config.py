@@ -45,9 +45,12 @@ class CodecConfig(_Section):
 
     `sharing`: "averaged" trains one codec by rounds of sealed averaging among the sites; "phantom" trains it at one
     site on synthetic images; "local" gives each site its own (trust mode "sites" only).
+    `work`: what of it a site does: "equal", as many steps a round as every other; "images", in proportion to its
+    training images and the same in all, as are then the batches of split fine-tuning.
     """
 
     sharing: Literal["averaged", "phantom", "local"] = "averaged"
+    work: Literal["equal", "images"] = "equal"
     scales: tuple[int, ...] = (4, 8, 16)
     channels: tuple[int, ...] = (16, 32, 64)
     width: Positive = 24

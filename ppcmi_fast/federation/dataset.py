@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
+from ppcmi_fast.data.arrays import Arrays
 from ppcmi_fast.data.partition import partition
 from ppcmi_fast.data.phantom import MIN_SIZE, PHANTOM_CLASSES
 from ppcmi_fast.data.readers import ReadOptions, open_dataset
@@ -26,6 +29,33 @@ def read_dataset(config: RunConfig) -> Dataset:
     )
     modality = dataset.modality if reading.modality == "auto" else reading.modality
     return replace(dataset, records=records, modality=modality)
+
+
+def describe_dataset(
+    dataset: Dataset, config: RunConfig, data: Mapping[str, Mapping[str, Arrays]]
+) -> dict[str, Any]:
+    """What metrics.json says of the data: `data` has each site's images, by part of the split."""
+    sites = {
+        name: {
+            "subjects": len({s for part in parts.values() for s in part.subjects}),
+            **{part: len(arrays.images) for part, arrays in parts.items()},
+        }
+        for name, parts in data.items()
+    }
+    return {
+        "name": dataset.name,
+        "classes": dataset.classes,
+        "sites": sites,
+        "size": config.size,
+        "spacing_unit": "mm" if dataset.spacing_known else "px",
+        "layout": dataset.layout,
+        "modality": dataset.modality,
+        "class_names": list(dataset.class_names),
+        "empty_masks": dataset.empty_masks,
+        "grouped_by_similarity": dataset.grouped_by_similarity,
+        "empty_masks_dropped": config.reading.drop_empty,
+        "broken": [{"file": file, "reason": reason} for file, reason in dataset.broken],
+    }
 
 
 def check_dataset(dataset: Dataset) -> None:

@@ -24,7 +24,7 @@ from ppcmi_fast.federation.build import Federation, build_federation, draw_keys,
 from ppcmi_fast.federation.calibration import RULE, calibrated_maps, save_threshold
 from ppcmi_fast.federation.codecs import CodecRounds, Participant, share_phantom_codec
 from ppcmi_fast.federation.config import RunConfig
-from ppcmi_fast.federation.dataset import check_dataset, check_phantom, read_dataset
+from ppcmi_fast.federation.dataset import check_dataset, check_phantom, describe_dataset, read_dataset
 from ppcmi_fast.federation.evaluate import mean_dice, measure_latency, pick_examples, predict_through_wire
 from ppcmi_fast.federation.late import check_late_sites, late_answers
 from ppcmi_fast.federation.mask_codes import kept_dice, rank_advice
@@ -304,31 +304,11 @@ class FederatedRun:
             for name in tests
         }
         stages = self.folder.stages()
-        sites = {
-            name: {
-                "subjects": len({s for part in parts.values() for s in part.subjects}),
-                **{part: len(arrays.images) for part, arrays in parts.items()},
-            }
-            for name, parts in self.data.items()
-        }
         device = choose_device(self.config.device)
         metrics = {
             "schema": 1,
             "command": "ppcmi " + " ".join(sys.argv[1:]),
-            "dataset": {
-                "name": self.dataset.name,
-                "classes": classes,
-                "sites": sites,
-                "size": self.config.size,
-                "spacing_unit": "mm" if self.dataset.spacing_known else "px",
-                "layout": self.dataset.layout,
-                "modality": self.dataset.modality,
-                "class_names": list(self.dataset.class_names),
-                "empty_masks": self.dataset.empty_masks,
-                "grouped_by_similarity": self.dataset.grouped_by_similarity,
-                "empty_masks_dropped": self.config.reading.drop_empty,
-                "broken": [{"file": file, "reason": reason} for file, reason in self.dataset.broken],
-            },
+            "dataset": describe_dataset(self.dataset, self.config, self.data),
             "config": self.config.model_dump(mode="json", exclude={"data": True, "reading": {"cache"}}),
             "methods": methods,
             "measures": scorer.describe(),

@@ -17,7 +17,7 @@ from ppcmi_fast.codec import CodecLearner
 from ppcmi_fast.data.augment import augmented_batch
 from ppcmi_fast.errors import RunError, WireError
 from ppcmi_fast.federation.channel import Channel
-from ppcmi_fast.federation.codecs import Participant, Progress, exchange_codecs
+from ppcmi_fast.federation.codecs import Participant, Progress, exchange_codecs, work_of_sites
 from ppcmi_fast.federation.config import RunConfig
 from ppcmi_fast.federation.server import Server
 from ppcmi_fast.mapper import LatentMapper
@@ -110,12 +110,12 @@ class MapperTuning:
         descend(self.mapper, self.optimizer, self.settings, self.step)
         self.mapper.eval()
         self.loss = loss.item()
-        # A site's gradient is that of the mean over its own batch.
-        frame = {scale: len(names) * z.grad for scale, z in inputs.items() if z.grad is not None}
+        frame = {scale: z.grad for scale, z in inputs.items() if z.grad is not None}
         gradients = server.from_frame("image", frame, site)
         parts = {scale: g.split(counts) for scale, g in gradients.items()}
+        # A site's gradient is that of the mean over its own batch.
         self._answers = {
-            name: self._encode({scale: g[number] for scale, g in parts.items()})
+            name: self._encode({s: g[number] * (sum(counts) / counts[number]) for s, g in parts.items()})
             for number, name in enumerate(names)
         }
         self._waiting = {}
@@ -164,6 +164,7 @@ class TuningRounds:
         self.participants, self.channel, self.config = participants, channel, config
         self.checkpoint, self.score = checkpoint, score
         tuning = config.tuning
+        self.batches = work_of_sites(participants, config, tuning.batch)
         steps = tuning.rounds * tuning.local_steps
         self.settings = FitSettings(steps, tuning.learning_rate, seed=config.seed)
         mapper_settings = FitSettings(
@@ -228,7 +229,7 @@ class TuningRounds:
         """Every site sends a batch, the server makes its step, every site makes its own."""
         for number, participant in enumerate(self.participants):
             generator = step_generator(self.config.seed * 2003 + number, step)
-            images, masks = augmented_batch(participant.train, self.config.tuning.batch, generator)
+            images, masks = augmented_batch(participant.train, self.batches[number], generator)
             images = images.contiguous(memory_format=torch.channels_last)
             self.channel.send(participant.site.tune(images, masks, step))
         for participant, encoder, optimizer in zip(
