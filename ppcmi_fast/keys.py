@@ -166,7 +166,7 @@ class _Key:
         )
 
     def derive(self, info: str) -> bytes:
-        """32 bytes for another purpose, named by `info`; for `ppcmi_fast.sealing` only."""
+        """32 bytes for another purpose, named by `info`: sealing, and what a codec starts from."""
         return derive(self._secret, self.federation_id, info)
 
     def _info(self, role: str, scale: int, dim: int, mixing: str, epoch: int) -> str:

@@ -39,6 +39,10 @@ _SCHEMAS: dict[str, list[tuple[re.Pattern[str], tuple[torch.dtype, ...], int]]] 
     "tune": [(re.compile(f"(image|mask)/{_SCALE}"), _CODES, 4)],
     "tune_fetch": [],
     "gradient": [(re.compile(f"image/{_SCALE}"), (torch.float16,), 4)],
+    "mapper_start": [
+        (re.compile(r"weights/[a-z0-9_.]+"), (torch.float32,), 1),
+        (re.compile(r"weights/[a-z0-9_.]+"), (torch.float32,), 4),
+    ],
     "codec_round": [(re.compile(r"sealed"), (torch.uint8,), 1)],
     "codec_fetch": [],
     "codec_relay": [(re.compile(r"sealed/.+"), (torch.uint8,), 1)],
@@ -52,6 +56,7 @@ _FIELDS: dict[str, frozenset[str]] = {
     "tune": frozenset({"step"}),
     "tune_fetch": frozenset({"step"}),
     "gradient": frozenset({"step", "scales"}),
+    "mapper_start": frozenset(),
     "codec_round": frozenset({"round", "images"}),
     "codec_fetch": frozenset({"round"}),
     "codec_relay": frozenset({"round", "images"}),

@@ -12,7 +12,7 @@ from tiny_runs import tiny_config
 from torch import nn
 from two_devices import CPU, CUDA, two_devices
 
-from ppcmi_fast import training
+from ppcmi_fast import FederationKey, SiteKey, training
 from ppcmi_fast.data.phantom import write_phantom
 from ppcmi_fast.errors import ConfigError
 from ppcmi_fast.federation.run import federate
@@ -72,6 +72,9 @@ def test_a_whole_run_keeps_its_devices_apart(
 ) -> None:
     write_phantom("cardiac", tmp_path / "data", subjects=3, sites=3, slices=1, size=32)
     monkeypatch.setattr(training, "half_precision", lambda: False)
+    # Keys are drawn anew for each run, and codecs start from them.
+    for kind in (SiteKey, FederationKey):
+        monkeypatch.setattr(kind, "generate", lambda federation_id, kind=kind: kind(b"k" * 32, federation_id))
     run(tmp_path, "plain", setting, 'device="cpu"')
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     # There is no autocast of a device that is none.
@@ -81,7 +84,7 @@ def test_a_whole_run_keeps_its_devices_apart(
     assert marks.moves > 100
     assert moved["environment"]["training_device"] == "cuda"
     one, two = (json.loads((tmp_path / name / "history.json").read_text()) for name in ("plain", "moved"))
-    # What no key has a part in is the same to the last digits; keys are drawn anew for each run.
+    # To the last digits.
     for stage in ("codec", "unet_centralised", "fedprox", "split_learning"):
         losses = [[entry["loss"] for entry in history[stage]] for history in (one, two)]
         assert losses[0] and losses[1] == pytest.approx(losses[0], rel=1e-4), stage

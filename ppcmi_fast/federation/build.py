@@ -126,10 +126,21 @@ def build_federation(
         apart = number if config.codec.sharing == "local" else 0
         learner = learners[name] if learners else make_learner(config, classes, config.seed + apart)
         site = make_site(config, folder, name, learner)
+        if learners is None:
+            site.draw_weights(learner)
         participants.append(Participant(site, learner, train[name], val[name]))
         channel.send(site.register(config.size, config.size))
     mapper = make_mapper(config, participants[0].learner, len(participants))
     return Federation(participants, server, channel, mapper)
+
+
+def start_mapper(federation: Federation) -> None:
+    """Let the untrained mapper start from the head that the sites share, sent by the first of them."""
+    first, server = federation.participants[0], federation.server
+    assert isinstance(first.learner.head, LatentMapper)
+    server.starting = federation.mapper
+    federation.channel.send(first.site.start_mapper(first.learner.head))
+    server.starting = None
 
 
 def upload_training_latents(federation: Federation, config: RunConfig) -> None:

@@ -18,7 +18,7 @@ from ppcmi_fast.data.phantom import write_phantom
 from ppcmi_fast.data.readers import open_dataset
 from ppcmi_fast.errors import RunError
 from ppcmi_fast.federation.channel import Channel
-from ppcmi_fast.federation.config import RunConfig
+from ppcmi_fast.federation.config import HEAD_BLOCKS, RunConfig
 from ppcmi_fast.federation.site import Site
 from ppcmi_fast.mapper import LatentMapper
 from ppcmi_fast.ops.codebook import rms_error
@@ -81,7 +81,7 @@ def make_learner(config: RunConfig, classes: int, seed: int) -> CodecLearner:
         {scale: (dim, scale) for scale, dim in image_codec.latent_dims.items()},
         {scale: (dim, scale) for scale, dim in mask_codec.latent_dims.items()},
         config.codec.head_width,
-        blocks=1,
+        blocks=HEAD_BLOCKS,
     )
     learner = CodecLearner(image_codec, mask_codec, head, config.codec.reconstruction, latent_noise(config))
     device = choose_device(config.device)

@@ -20,6 +20,10 @@ else:
     import tomli as tomllib
 
 Bits = Literal[2, 4, 8, 32]
+# Residual blocks a grid in the segmentation head that sites train with their codec.
+HEAD_BLOCKS = 1
+# What has been trained already is soon as good as it gets on what was uploaded.
+STEPS_FROM_HEAD, STEPS_FROM_NOTHING = 300, 1500
 Positive = Annotated[int, Field(ge=1)]
 Method = Literal[
     "unet_centralised",
@@ -73,11 +77,16 @@ class MapperConfig(_Section):
     Attributes:
         views: copies of each training image uploaded, the first as it is, others augmented.
         balance: how much more positions count whose mask code is rare, see `mapper.training.position_weights`.
+        start: "head", the segmentation head that the sites trained with their codec, turned into the common frame;
+            "nothing", random weights; "auto", the head wherever `RunConfig.head_obstacle` finds nothing against it.
+        steps: of its training on what was uploaded; None makes 300 of them from a head and 1500 from nothing. 0, with a
+            head alone, leaves that as it is and uploads nothing.
     """
 
+    start: Literal["auto", "head", "nothing"] = "auto"
     width: Positive = 48
     blocks: Positive = 1
-    steps: Positive = 1500
+    steps: Annotated[int, Field(ge=0)] | None = None
     batch: Positive = 16
     learning_rate: Annotated[float, Field(gt=0)] = 2e-3
     weight_decay: Annotated[float, Field(ge=0)] = 0.2
@@ -263,6 +272,7 @@ class RunConfig(_Section):
                 f"size: expected a multiple of codec.mask_block={codec.mask_block}, got {self.size}"
             )
         self._check_dims()
+        self._check_start()
         grids = {s * f for s, f in zip(codec.scales, self.folds, strict=True)}
         strides = grids | ({codec.mask_block} if codec.mask == "linear" else {8, 16})
         if any(s & (s - 1) for s in strides):
@@ -295,6 +305,42 @@ class RunConfig(_Section):
             raise ValueError(
                 f'{name}: expected m * 2^a with odd m <= {MAX_ODD_FACTOR}, got {dim}; set mixing="haar"'
             )
+
+    @property
+    def head_obstacle(self) -> str:
+        """Why the mapper cannot start from the sites' head; "" where it can."""
+        codec, mapper = self.codec, self.mapper
+        if self.trust == "sites":
+            return 'trust="sites", which has no common frame'
+        if any(fold != 1 for fold in self.folds):
+            return f"folds={list(self.folds)}, which the head does not read"
+        if (mapper.width, mapper.blocks) != (codec.head_width, HEAD_BLOCKS):
+            return (
+                f"mapper.width={mapper.width}, mapper.blocks={mapper.blocks}, where the head has {codec.head_width} and"
+                f" {HEAD_BLOCKS}"
+            )
+        return ""
+
+    @property
+    def starts_from_head(self) -> bool:
+        """Whether the mapper starts from the sites' segmentation head."""
+        return self.mapper.start != "nothing" and not self.head_obstacle
+
+    @property
+    def mapper_steps(self) -> int:
+        """Steps of the mapper's training."""
+        if self.mapper.steps is not None:
+            return self.mapper.steps
+        return STEPS_FROM_HEAD if self.starts_from_head else STEPS_FROM_NOTHING
+
+    def _check_start(self) -> None:
+        if self.mapper.start == "head" and self.head_obstacle:
+            raise ValueError(
+                f'mapper.start="head": expected a mapper like the head in a common frame, got {self.head_obstacle};'
+                ' use mapper.start="nothing"'
+            )
+        if self.mapper_steps == 0 and not self.starts_from_head:
+            raise ValueError("mapper.steps: expected at least 1 for a mapper that starts from nothing, got 0")
 
     @property
     def calibrated(self) -> bool:

@@ -20,7 +20,13 @@ from ppcmi_fast.data.cache import SliceCache
 from ppcmi_fast.data.records import Dataset
 from ppcmi_fast.data.splits import Split, limit_training, split_by_subject
 from ppcmi_fast.environment import describe_environment
-from ppcmi_fast.federation.build import Federation, build_federation, draw_keys, upload_training_latents
+from ppcmi_fast.federation.build import (
+    Federation,
+    build_federation,
+    draw_keys,
+    start_mapper,
+    upload_training_latents,
+)
 from ppcmi_fast.federation.calibration import RULE, calibrated_maps, save_threshold
 from ppcmi_fast.federation.codecs import CodecRounds, Participant, share_phantom_codec
 from ppcmi_fast.federation.config import RunConfig
@@ -108,37 +114,44 @@ class FederatedRun:
             load_module(self.folder.site(participant.site.name) / "codec.safetensors", participant.learner)
 
     def train_mapper(self, federation: Federation) -> None:
-        """Stages 2 and 3: protect and upload once, then train the mapper at the server."""
-        settings = self.config.mapper
+        """Stages 2 and 3: protect and upload once, then train the mapper at the server, from the sites' head on."""
         path = self.folder.server / "mapper.safetensors"
         if self.folder.done("mapper") is None:
             started = time.perf_counter()
-            upload_training_latents(federation, self.config)
+            if self.config.starts_from_head:
+                start_mapper(federation)
+            if self.config.mapper_steps:
+                upload_training_latents(federation, self.config)
             upload_seconds = time.perf_counter() - started
-            fit = FitSettings(
-                settings.steps,
-                settings.learning_rate,
-                settings.weight_decay,
-                validate_every=max(1, settings.steps // VALIDATIONS),
-                patience=settings.patience,
-                seed=self.config.seed,
-            )
-            with StageProgress(self.console, "mapper", settings.steps) as progress:
-                state = train_mapper(
-                    federation.mapper,
-                    federation.server.latent_set("train"),
-                    federation.server.latent_set("val"),
-                    fit,
-                    settings.batch,
-                    balance=settings.balance,
-                    checkpoint=self.folder.checkpoints / "mapper.safetensors",
-                    progress=progress.update,
-                )
+            state = self._fit_mapper(federation) if self.config.mapper_steps else FitState()
             save_module(path, federation.mapper)
-            traffic = {k: v for k, v in federation.channel.bytes_by_kind.items() if k == "upload"}
+            kinds = ("mapper_start", "upload")
+            traffic = {k: v for k, v in federation.channel.bytes_by_kind.items() if k in kinds}
             self._finish("mapper", state, traffic=traffic, upload_seconds=upload_seconds)
         load_module(path, federation.mapper)
         federation.server.mapper = federation.mapper
+
+    def _fit_mapper(self, federation: Federation) -> FitState:
+        settings, steps = self.config.mapper, self.config.mapper_steps
+        fit = FitSettings(
+            steps,
+            settings.learning_rate,
+            settings.weight_decay,
+            validate_every=max(1, steps // VALIDATIONS),
+            patience=settings.patience,
+            seed=self.config.seed,
+        )
+        with StageProgress(self.console, "mapper", steps) as progress:
+            return train_mapper(
+                federation.mapper,
+                federation.server.latent_set("train"),
+                federation.server.latent_set("val"),
+                fit,
+                settings.batch,
+                balance=settings.balance,
+                checkpoint=self.folder.checkpoints / "mapper.safetensors",
+                progress=progress.update,
+            )
 
     def tune(self, federation: Federation) -> None:
         """Stage 4, where it is asked for: encoders and mapper end to end, through the protected space."""
@@ -180,7 +193,7 @@ class FederatedRun:
         """
         codec, mapper = self.config.codec, self.config.mapper
         codec_images = codec.rounds * codec.local_steps * codec.batch * len(self.data)
-        steps: int = (self.folder.done("mapper") or {}).get("steps", mapper.steps)
+        steps: int = (self.folder.done("mapper") or {}).get("steps", self.config.mapper_steps)
         return codec_images + steps * mapper.batch + self._tuning_images()
 
     def _tuning_images(self) -> int:
@@ -315,7 +328,7 @@ class FederatedRun:
             "comparisons": compare_rows(rows, "ppcmi", self.config.seed),
             "payload_bytes": {
                 **payload,
-                "train_upload_total": sum(stages["mapper"]["traffic"].values()),
+                "train_upload_total": stages["mapper"]["traffic"].get("upload", 0),
                 "codec_rounds_total": sum(stages["codec"]["traffic"].values()),
                 "tuning_total": sum(stages.get("tuning", {}).get("traffic", {}).values()),
                 "registration_total": federation.channel.bytes_by_kind.get("register", 0),
@@ -325,6 +338,7 @@ class FederatedRun:
                 p.site.name: kept_dice(p.learner.mask_codec, tests[p.site.name], classes)
                 for p in federation.participants
             },
+            "mapper_start": "head" if self.config.starts_from_head else "nothing",
             "calibration": RULE if self.config.calibrated else "",
             "thresholds": {p.site.name: p.site.threshold for p in federation.participants},
             "seconds": {name: stage["seconds"] for name, stage in stages.items()},

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ppcmi_fast import ops, wire
 from ppcmi_fast.errors import ConfigError, WireError
+from ppcmi_fast.federation.start import start_from_head
 from ppcmi_fast.mapper import LatentMapper, map_latents
 
 Trust = Literal["server", "federation", "sites"]
@@ -95,6 +96,8 @@ class Server:
         check_trust(trust)
         self.federation_id, self.epoch, self.trust = federation_id, epoch, trust
         self.mapper: LatentMapper | None = None
+        # Set as long as a site may say what it starts from.
+        self.starting: LatentMapper | None = None
         self.tuning: Tuning | None = None
         self.sites: list[str] = []
         self._registrations: dict[str, Registration] = {}
@@ -113,7 +116,10 @@ class Server:
             data,
             self.federation_id,
             self.epoch,
-            ("register", "upload", "query", "tune", "tune_fetch", "codec_round", "codec_fetch"),
+            (
+                *("register", "upload", "query", "tune", "tune_fetch", "codec_round", "codec_fetch"),
+                "mapper_start",
+            ),
         )
         if message.kind == "register":
             self._register(message)
@@ -128,6 +134,9 @@ class Server:
             raise WireError(f"sender: expected a registered site, got {message.sender!r}; register first")
         if message.kind == "upload":
             self._keep_upload(message, registration)
+            return None
+        if message.kind == "mapper_start":
+            self._start_mapper(message)
             return None
         if message.kind in ("tune", "tune_fetch"):
             if self.tuning is None:
@@ -302,6 +311,14 @@ class Server:
                 else ops.klt_quantize(z, params, bits=bits, normalize=False)
             )
         return wire.encode(wire.Message("reply", self.federation_id, "server", self.epoch, {}, tensors))
+
+    def _start_mapper(self, message: wire.Message) -> None:
+        # Any other time a site could put its own weights in place of what all have trained.
+        if self.starting is None:
+            raise WireError(
+                "mapper_start: expected no such message, no mapper is about to be trained; send a query"
+            )
+        start_from_head(self.starting, message.tensors)
 
     def _keep_codec(self, message: wire.Message) -> None:
         number, images = message.fields.get("round"), message.fields.get("images")

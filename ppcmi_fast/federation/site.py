@@ -11,8 +11,10 @@ from torch import Tensor, nn
 from ppcmi_fast import ops, wire
 from ppcmi_fast.codec import ImageCodec, MaskCodec
 from ppcmi_fast.errors import ConfigError, WireError
+from ppcmi_fast.federation import start
 from ppcmi_fast.federation.server import BITS, Trust, check_trust
 from ppcmi_fast.keys import FederationKey, SiteKey, switch_down, switch_up
+from ppcmi_fast.mapper import LatentMapper
 from ppcmi_fast.sealing import seal_weights, unseal_weights
 from ppcmi_fast.training import autocast, device_of
 
@@ -72,6 +74,7 @@ class Site:
         self.bits_up, self.bits_down = bits_up, bits_down
         self.threshold: float | None = None
         self._federation_key = federation_key
+        self._start_key = (federation_key or site_key).derive(f"{start.VERSION}|{epoch}")
         self._sent: Latents = {}
         self._params: dict[tuple[str, int], ops.KltParams] = {}
         self._frames: dict[tuple[str, int], ops.KltParams | None] = {}
@@ -115,6 +118,25 @@ class Site:
                     tensors[f"{way}_offset/{role}/{scale}"] = offset
         fields = {"shapes": shapes, "bits_up": self.bits_up, "bits_down": self.bits_down}
         return self._encode("register", fields, tensors)
+
+    def draw_weights(self, module: nn.Module) -> None:
+        """Give a fresh network first weights from the federation's key, or from the site's own where there is none."""
+        start.draw_weights(module, self._start_key)
+
+    def start_mapper(self, head: LatentMapper) -> bytes:
+        """The segmentation head, turned into the server's frame: what its mapper may start from.
+
+        Raises:
+            ConfigError: in trust mode "sites", which has no common frame, or with folded latents, which the head does
+                not read.
+        """
+        if self.trust == "sites" or any(params.fold != 1 for params in self._params.values()):
+            raise ConfigError(
+                'mapper.start="head": expected a common frame and no folds, got'
+                f' trust="{self.trust}", folds {[p.fold for p in self._params.values()]}; use mapper.start="nothing"'
+            )
+        weights = start.head_in_frame(head, self._frames)
+        return self._encode("mapper_start", {}, {f"{start.PREFIX}{k}": v for k, v in weights.items()})
 
     def upload(self, images: Tensor, masks: Tensor, partition: str) -> bytes:
         """Protected latents of images [N, 1, H, W] and their masks int64 [N, H, W], for "train" or "val"."""

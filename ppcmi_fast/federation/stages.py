@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,7 +52,7 @@ def describe(state: FitState) -> dict[str, Any]:
     return {
         "seconds": state.seconds,
         "steps": state.step,
-        "best": state.best_value,
+        "best": state.best_value if math.isfinite(state.best_value) else None,
         "history": state.history,
         "traffic": state.traffic,
     }
