@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 from ppcmi_fast.errors import ConfigError, RunError
 from ppcmi_fast.experiments.plan import Plan, PlannedRun, changed_settings, planned_runs
+from ppcmi_fast.experiments.reuse import baseline_training
 from ppcmi_fast.federation.config import RunConfig
 from ppcmi_fast.federation.runfolder import read_json
 from ppcmi_fast.metrics import ScoreRow, read_scores
@@ -19,6 +21,8 @@ SCHEMA = 2
 # Fewer would make ties, and ties another test.
 DECIMALS = 7
 _SOMEWHERE = Path("data")
+# What was done before there was a setting, where that is not its default.
+_BEFORE: dict[str, dict[str, Any]] = {"mapper": {"start": "nothing"}}
 
 
 def subject_scores(rows: Sequence[ScoreRow]) -> list[list[Any]]:
@@ -83,9 +87,12 @@ def _method(entry: dict[str, Any], rows: Sequence[ScoreRow]) -> dict[str, Any]:
 
 
 def _settings_of(record: dict[str, Any]) -> RunConfig | None:
-    """Of a kept record, what was not there yet at its default; None where this version does not take them."""
+    """Of a kept record, what was not there yet as it was done then; None where this version does not take them."""
+    known = {**record["settings"], "data": str(_SOMEWHERE)}
+    for section, values in _BEFORE.items():
+        known[section] = {**values, **known.get(section, {})}
     try:
-        return RunConfig.build({**record["settings"], "data": str(_SOMEWHERE)})
+        return RunConfig.build(known)
     except ConfigError:
         return None
 
@@ -101,10 +108,72 @@ def _outdated(record: dict[str, Any], run: PlannedRun | None) -> str:
     return f"of other settings ({'; '.join(changed)})" if changed else ""
 
 
+def _wanting(record: dict[str, Any]) -> list[str]:
+    """Methods of a record's settings that it has no scores of."""
+    return [name for name in record["settings"]["baselines"]["methods"] if name not in record["methods"]]
+
+
+def _finished(runs: Sequence[PlannedRun], out: Path) -> dict[tuple[str, int], dict[str, Any]]:
+    """Records of what is finished in a folder, pieces among them.
+
+    Raises:
+        RunError: a run is of other settings than the plan has now.
+    """
+    records = {}
+    for run in runs:
+        if (out / run.folder / "metrics.json").is_file():
+            record = record_of(out / run.folder, run.variant, run.seed)
+            reason = _outdated(record, run)
+            if reason and not run.hidden:
+                raise RunError(
+                    f"{out / run.folder}: expected the run of the plan, got one {reason}; run it again"
+                )
+            if not reason:
+                records[run.variant, run.seed] = record
+    return records
+
+
+def _same_ours(piece: dict[str, Any], run: PlannedRun) -> bool:
+    """Whether ours of a piece is trained and measured as a run's, whatever stands beside it."""
+    before = _settings_of(piece)
+    leave_out = ("data", "threads", "device", "baselines")
+    return before is not None and not changed_settings(before, run.config, leave_out=leave_out)
+
+
+def _ours_of(piece: dict[str, Any], run: PlannedRun) -> dict[str, Any]:
+    """The record of a planned run as far as a piece has it: ours, and no other method yet."""
+    settings = {**piece["settings"], "baselines": run.config.baselines.model_dump(mode="json")}
+    methods = {name: facts for name, facts in piece["methods"].items() if name.startswith("ppcmi")}
+    return {**piece, "variant": run.variant, "settings": settings, "methods": methods}
+
+
+def _fill(record: dict[str, Any], run: PlannedRun, sources: Sequence[dict[str, Any]]) -> None:
+    """Take methods that a record wants from others of the same images, budget and settings of baselines."""
+    subjects = [row[:3] for row in record["methods"]["ppcmi"]["scores"]]
+    for name in _wanting(record):
+        for source in sources:
+            before, facts = _settings_of(source), source["methods"].get(name)
+            if before is None or facts is None:
+                continue
+            same = baseline_training(_anywhere(before)) == baseline_training(_anywhere(run.config))
+            if same and [row[:3] for row in facts["scores"]] == subjects:
+                where = facts.get("environment", source["environment"])
+                elsewhere = {} if where == record["environment"] else {"environment": where}
+                record["methods"][name] = {**facts, **elsewhere}
+                break
+
+
+def _anywhere(config: RunConfig) -> RunConfig:
+    return config.model_copy(update={"data": _SOMEWHERE})
+
+
 def collect(
     name: str, plan: Plan, out: Path, kept: Sequence[dict[str, Any]], tell: Callable[[str], None]
 ) -> dict[str, Any]:
     """An experiment's records: of the runs in its folder, and kept ones of those that are not there.
+
+    What a run is still to bring together may be there already: ours of a piece, and baselines of pieces or of a kept
+    record whose ours is of other settings. Such a record is made of them, and wants what none of them has.
 
     Args:
         name: of the experiment.
@@ -116,24 +185,26 @@ def collect(
     Raises:
         RunError: there are none.
     """
-    planned = {(run.variant, run.seed): run for run in planned_runs(plan, _SOMEWHERE) if not run.hidden}
-    records: dict[tuple[str, int], dict[str, Any]] = {}
-    for record in kept:
-        key = (record["variant"], record["seed"])
-        reason = _outdated(record, planned.get(key))
-        if reason:
-            tell(f"dropped: {record['variant']}, seed {record['seed']}, {reason}")
-        else:
-            records[key] = record
+    everything = planned_runs(plan, _SOMEWHERE)
+    planned = {(run.variant, run.seed): run for run in everything if not run.hidden}
+    finished = _finished(everything, out)
+    records = {key: record for key, record in finished.items() if key in planned}
+    before = {(record["variant"], record["seed"]): copy.deepcopy(record) for record in kept}
+    renewed = set()
+    reasons = {key: _outdated(record, planned.get(key)) for key, record in before.items()}
     for key, run in planned.items():
-        if (out / run.folder / "metrics.json").is_file():
-            record = record_of(out / run.folder, *key)
-            reason = _outdated(record, run)
-            if reason:
-                raise RunError(
-                    f"{out / run.folder}: expected the run of the plan, got one {reason}; run it again"
-                )
-            records[key] = record
+        pieces = [record for (_, seed), record in finished.items() if seed == run.seed]
+        ours = [piece for piece in pieces if _same_ours(piece, run)]
+        if key not in records and key in before and not reasons[key]:
+            records[key] = before[key]
+        elif key not in records and ours:
+            records[key] = _ours_of(ours[0], run)
+            renewed.add(key)
+        if key in records:
+            _fill(records[key], run, [*pieces, *([before[key]] if key in before else [])])
+    for (variant, seed), reason in reasons.items():
+        if reason and (variant, seed) not in renewed:
+            tell(f"dropped: {variant}, seed {seed}, {reason}")
     if not records:
         raise RunError(f"{out}: expected finished runs, found none; ppcmi experiment run {name}")
     return {

@@ -234,8 +234,10 @@ def _machines(records: Sequence[dict[str, Any]]) -> str:
     """What the networks were trained on, each once; records of earlier versions know neither GPU nor precision."""
     places: dict[str, None] = {}
     precisions: dict[str, None] = {}
-    for record in records:
-        known = record["environment"]
+    others = [
+        facts["environment"] for r in records for facts in r["methods"].values() if "environment" in facts
+    ]
+    for known in [*(record["environment"] for record in records), *others]:
         count = known["torch_threads"]
         cpu = f"{count} thread{'s' if count > 1 else ''} of {known['cpu']}"
         places[" and ".join([*known.get("gpus", []), cpu])] = None
@@ -245,11 +247,16 @@ def _machines(records: Sequence[dict[str, Any]]) -> str:
 
 
 def _missing(result: dict[str, Any]) -> list[str]:
-    done = {(record["variant"], record["seed"]) for record in result["runs"]}
+    done = {(record["variant"], record["seed"]): record for record in result["runs"]}
     waiting: dict[str, list[int]] = {}
     for variant, seed in result["planned"]:
         if (variant, seed) not in done:
             waiting.setdefault(variant, []).append(seed)
+            continue
+        record = done[variant, seed]
+        for name in record["settings"]["baselines"]["methods"]:
+            if name not in record["methods"]:
+                waiting.setdefault(f"{method_title(name)} in {variant}", []).append(seed)
     parts = [f"{name} (seed {', '.join(map(str, seeds))})" for name, seeds in waiting.items()]
     return [f"Not yet measured: {'; '.join(parts)}.", ""] if parts else []
 
