@@ -7,19 +7,23 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 from test_experiment_tables import SHIFTS, quiet, write_run
 from test_experiments import plan
 from tiny_runs import TINY
 
-from ppcmi_fast.errors import RunError
+from ppcmi_fast.errors import ConfigError, RunError
 from ppcmi_fast.experiments import tables
-from ppcmi_fast.experiments.plan import Plan
+from ppcmi_fast.experiments.plan import Plan, planned_runs
 from ppcmi_fast.experiments.records import collect, record_of
 
 BOTH = ["unet_centralised", "unet_local"]
 PIECES: list[dict[str, Any]] = [
     {"name": "ours", "hidden": True},
-    {"name": "pooled", "hidden": True, "settings": {"baselines.methods": BOTH[:1]}},
+    *(
+        {"name": name, "hidden": True, "baselines_only": True, "settings": {"baselines.methods": [method]}}
+        for name, method in zip(("pooled", "local"), BOTH, strict=True)
+    ),
     {"name": "main", "settings": {"baselines.methods": BOTH}},
 ]
 BUDGET = TINY | {"baselines.images": 100}
@@ -29,31 +33,39 @@ def in_pieces(**settings: Any) -> Plan:
     return plan(settings=BUDGET | settings, variants=PIECES)
 
 
-def test_what_pieces_have_stands_in_the_table_before_one_run_has_all(tmp_path: Path) -> None:
-    made = in_pieces()
+def test_the_table_brings_pieces_together_that_no_run_has_in_one(tmp_path: Path) -> None:
+    made = in_pieces(**{"codec.rounds": 9})
     write_run(made, tmp_path, {"ppcmi": 0.0, "ppcmi_float32": 0.1}, variant="ours")
-    write_run(made, tmp_path, {"ppcmi": 0.0, "unet_centralised": 0.05}, variant="pooled")
-    result = collect("name", made, tmp_path, [], quiet)
-    (record,) = result["runs"]
-    assert record["variant"] == "main" and list(record["methods"]) == [
-        "ppcmi",
-        "ppcmi_float32",
-        "unet_centralised",
-    ]
-    pooled = record_of(tmp_path / "pooled" / "seed-0", "pooled", 0)
+    # What a piece has of ours is worth nothing.
+    write_run(made, tmp_path, {"ppcmi": -0.7, "unet_centralised": 0.05}, variant="pooled")
+    lines: list[str] = []
+    with pytest.raises(RunError, match="expected finished runs, found none"):
+        collect("name", made, tmp_path, [], lines.append)
+    assert lines == ["not yet: main, seed 0, which wants unet_local"]
+    write_run(made, tmp_path, {"ppcmi": -0.7, "unet_local": -0.2}, variant="local")
+    (record,) = collect("name", made, tmp_path, [], quiet)["runs"]
+    assert record["variant"] == "main" and record["settings"]["baselines"]["methods"] == BOTH
+    assert list(record["methods"]) == ["ppcmi", "ppcmi_float32", *BOTH]
+    ours, pooled = (record_of(tmp_path / name / "seed-0", name, 0) for name in ("ours", "pooled"))
+    assert record["methods"]["ppcmi"] == ours["methods"]["ppcmi"]
     assert record["methods"]["unet_centralised"] == pooled["methods"]["unet_centralised"]
-    assert "Not yet measured: U-Net, each site alone in main (seed 0)." in tables.page([result])
-    # What was kept unfinished takes what is finished since; all of it goes before its parts.
-    write_run(made, tmp_path / "later", SHIFTS, variant="main")
-    later = collect("name", made, tmp_path / "later", result["runs"], quiet)
-    assert list(later["runs"][0]["methods"]) == list(SHIFTS) and "Not yet" not in tables.page([later])
-    without = [v for v in PIECES if v["name"] != "pooled"]
-    local = plan(
-        settings=BUDGET, variants=[*without, {**PIECES[1], "settings": {"baselines.methods": BOTH[1:]}}]
-    )
-    write_run(local, tmp_path / "local", {"ppcmi": 0.0, "unet_local": -0.2}, variant="pooled")
-    filled = collect("name", local, tmp_path / "local", result["runs"], quiet)
-    assert list(filled["runs"][0]["methods"]) == [*record["methods"], "unet_local"]
+    assert record["thresholds"] == ours["thresholds"] and record["settings"]["codec"]["rounds"] == 9
+    # A run that has all of it goes before its parts.
+    write_run(made, tmp_path, SHIFTS, variant="main")
+    (whole,) = collect("name", made, tmp_path, [record], quiet)["runs"]
+    assert list(whole["methods"]) == list(SHIFTS)
+
+
+def test_ours_of_one_variant_serves_another_that_differs_in_baselines(tmp_path: Path) -> None:
+    other = {"name": "others", "settings": {"baselines.methods": ["fedavg"]}}
+    piece = {**PIECES[1], "name": "averaged", "settings": other["settings"]}
+    made = plan(settings=BUDGET | {"codec.rounds": 9}, variants=[*PIECES, piece, other])
+    write_run(made, tmp_path / "old", SHIFTS, variant="main")
+    kept = collect("name", made, tmp_path / "old", [], quiet)["runs"]
+    write_run(made, tmp_path / "new", {"ppcmi": -0.7, "fedavg": 0.0}, variant="averaged")
+    result = collect("name", made, tmp_path / "new", kept, quiet)
+    assert [list(r["methods"]) for r in result["runs"]] == [list(SHIFTS), ["ppcmi", "fedavg"]]
+    assert result["runs"][1]["methods"]["ppcmi"] == kept[0]["methods"]["ppcmi"]
 
 
 def test_baselines_outlive_other_settings_of_ours(tmp_path: Path) -> None:
@@ -75,16 +87,18 @@ def test_baselines_outlive_other_settings_of_ours(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "settings",
-    [{"baselines.rounds": 3}, {"baselines.images": 0}, {"reading.drop_empty": True}],
-    ids=["budget", "as many as ours", "data"],
+    [{"baselines.rounds": 3}, {"baselines.images": 200}, {"reading.drop_empty": True}],
+    ids=["settings", "budget", "data"],
 )
 def test_baselines_of_another_comparison_are_not_taken(tmp_path: Path, settings: dict[str, Any]) -> None:
     write_run(in_pieces(), tmp_path / "old", SHIFTS, variant="main")
     kept = collect("name", in_pieces(), tmp_path / "old", [], quiet)["runs"]
     other = in_pieces(**({"codec.rounds": 7} | settings))
     write_run(other, tmp_path / "new", {"ppcmi": 0.2}, variant="ours")
-    (record,) = collect("name", other, tmp_path / "new", kept, quiet)["runs"]
-    assert list(record["methods"]) == ["ppcmi"]
+    lines: list[str] = []
+    with pytest.raises(RunError, match="expected finished runs, found none"):
+        collect("name", other, tmp_path / "new", kept, lines.append)
+    assert len(lines) == 1 and lines[0].startswith("dropped: main, seed 0, of other settings (")
 
 
 def test_baselines_of_other_subjects_are_not_taken(tmp_path: Path) -> None:
@@ -92,7 +106,27 @@ def test_baselines_of_other_subjects_are_not_taken(tmp_path: Path) -> None:
     kept = collect("name", in_pieces(), tmp_path / "old", [], quiet)["runs"]
     better = in_pieces(**{"codec.rounds": 7})
     write_run(better, tmp_path / "new", {"ppcmi": 0.2}, variant="ours")
-    assert list(collect("name", better, tmp_path / "new", kept, quiet)["runs"][0]["methods"]) == ["ppcmi"]
+    with pytest.raises(RunError, match="expected finished runs, found none"):
+        collect("name", better, tmp_path / "new", kept, lambda line: None)
+
+
+@pytest.mark.parametrize(
+    ("piece", "message"),
+    [
+        ({"hidden": False}, "expected hidden = true and no networks_from"),
+        ({"networks_from": "ours"}, r"got hidden = true, networks_from = 'ours'"),
+    ],
+)
+def test_baselines_alone_are_a_hidden_piece_of_its_own(piece: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        plan(settings=BUDGET, variants=[PIECES[0], {**PIECES[1], **piece}])
+
+
+def test_baselines_alone_need_a_budget(tmp_path: Path) -> None:
+    with pytest.raises(
+        ConfigError, match=r"variants.pooled.baselines_only: expected baselines.images, .* got 0"
+    ):
+        planned_runs(in_pieces(**{"baselines.images": 0}), tmp_path)
 
 
 def test_pieces_of_an_earlier_plan_are_left_aside(tmp_path: Path) -> None:

@@ -22,6 +22,14 @@ PHANTOM = "phantom:"
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")
 # What may differ from the run whose networks are taken over: how answers are sent, measured and compared.
 ANSWERS = ("bits_up", "bits_down", *EVALUATION)
+# Ours in a run whose baselines alone are wanted: as little of it as there can be.
+NEXT_TO_NOTHING = {
+    "codec.rounds": 1,
+    "codec.local_steps": 1,
+    "mapper.steps": 2,
+    "mapper.views": 1,
+    "tuning.rounds": 0,
+}
 
 
 class _Section(BaseModel):
@@ -37,6 +45,7 @@ class Variant(_Section):
         networks_from: the variant whose trained networks of ours are taken over instead of training others.
         seeds: of this variant; none takes those of the experiment.
         hidden: a piece, run only for what others take over from it; not in tables.
+        baselines_only: a hidden piece with next to nothing of ours in it, which needs no other piece before it.
     """
 
     name: str
@@ -44,6 +53,16 @@ class Variant(_Section):
     networks_from: str | None = None
     seeds: tuple[int, ...] = ()
     hidden: bool = False
+    baselines_only: bool = False
+
+    @model_validator(mode="after")
+    def _piece(self) -> Variant:
+        if self.baselines_only and (not self.hidden or self.networks_from is not None):
+            raise ValueError(
+                f"variants.{self.name}.baselines_only: expected hidden = true and no networks_from, because ours in it"
+                f" is worth nothing, got hidden = {str(self.hidden).lower()}, networks_from = {self.networks_from!r}"
+            )
+        return self
 
 
 class Figure(_Section):
@@ -209,7 +228,8 @@ def planned_runs(plan: Plan, data: Path, *, smoke: bool = False) -> list[Planned
     """Every run, variant by variant; tiny ones leave out the pieces, which do nothing that others do not.
 
     Raises:
-        ConfigError: settings that do not validate, or other networks than the variant that they are taken from.
+        ConfigError: settings that do not validate, other networks than the variant that they are taken from, or
+            baselines alone without a budget of their own.
     """
     runs = []
     configs: dict[tuple[str, int], RunConfig] = {}
@@ -218,8 +238,14 @@ def planned_runs(plan: Plan, data: Path, *, smoke: bool = False) -> list[Planned
             continue
         seeds = plan.seeds_of(variant)
         for seed in plan.seeds[:1] if smoke else seeds:
-            merged = {**plan.settings, **variant.settings, **(plan.smoke if smoke else {})}
+            ours = NEXT_TO_NOTHING if variant.baselines_only else {}
+            merged = {**plan.settings, **variant.settings, **ours, **(plan.smoke if smoke else {})}
             config = RunConfig.build(_nested({**merged, "data": str(data), "seed": seed}))
+            if variant.baselines_only and not config.baselines.images:
+                raise ConfigError(
+                    f"variants.{variant.name}.baselines_only: expected baselines.images, because ours sees next to none"
+                    " here, got 0; set it"
+                )
             configs[variant.name, seed] = config
             if variant.networks_from is not None:
                 _check_networks(

@@ -108,11 +108,6 @@ def _outdated(record: dict[str, Any], run: PlannedRun | None) -> str:
     return f"of other settings ({'; '.join(changed)})" if changed else ""
 
 
-def _wanting(record: dict[str, Any]) -> list[str]:
-    """Methods of a record's settings that it has no scores of."""
-    return [name for name in record["settings"]["baselines"]["methods"] if name not in record["methods"]]
-
-
 def _finished(runs: Sequence[PlannedRun], out: Path) -> dict[tuple[str, int], dict[str, Any]]:
     """Records of what is finished in a folder, pieces among them.
 
@@ -140,27 +135,39 @@ def _same_ours(piece: dict[str, Any], run: PlannedRun) -> bool:
     return before is not None and not changed_settings(before, run.config, leave_out=leave_out)
 
 
-def _ours_of(piece: dict[str, Any], run: PlannedRun) -> dict[str, Any]:
-    """The record of a planned run as far as a piece has it: ours, and no other method yet."""
-    settings = {**piece["settings"], "baselines": run.config.baselines.model_dump(mode="json")}
-    methods = {name: facts for name, facts in piece["methods"].items() if name.startswith("ppcmi")}
-    return {**piece, "variant": run.variant, "settings": settings, "methods": methods}
+def _brought_together(
+    run: PlannedRun, known: Sequence[dict[str, Any]]
+) -> tuple[dict[str, Any] | None, list[str]]:
+    """The record of a run that was not made, from others of its seed, and the methods that none of them has.
+
+    Ours is of the first that trained and measured it alike, a baseline of the first with the same images, budget and
+    settings; where that was another machine, the method says so.
+    """
+    ours = next((record for record in known if _same_ours(record, run)), None)
+    if ours is None:
+        return None, []
+    subjects = [row[:3] for row in ours["methods"]["ppcmi"]["scores"]]
+    methods = {name: facts for name, facts in ours["methods"].items() if name.startswith("ppcmi")}
+    wanting: list[str] = []
+    for name in run.config.baselines.methods:
+        source = next((r for r in known if _has(r, name, run, subjects)), None)
+        if source is None:
+            wanting.append(name)
+            continue
+        facts = source["methods"][name]
+        where = facts.get("environment", source["environment"])
+        elsewhere = {} if where == ours["environment"] else {"environment": where}
+        methods[name] = {**facts, **elsewhere}
+    settings = {**ours["settings"], "baselines": run.config.baselines.model_dump(mode="json")}
+    return {**ours, "variant": run.variant, "settings": settings, "methods": methods}, wanting
 
 
-def _fill(record: dict[str, Any], run: PlannedRun, sources: Sequence[dict[str, Any]]) -> None:
-    """Take methods that a record wants from others of the same images, budget and settings of baselines."""
-    subjects = [row[:3] for row in record["methods"]["ppcmi"]["scores"]]
-    for name in _wanting(record):
-        for source in sources:
-            before, facts = _settings_of(source), source["methods"].get(name)
-            if before is None or facts is None:
-                continue
-            same = baseline_training(_anywhere(before)) == baseline_training(_anywhere(run.config))
-            if same and [row[:3] for row in facts["scores"]] == subjects:
-                where = facts.get("environment", source["environment"])
-                elsewhere = {} if where == record["environment"] else {"environment": where}
-                record["methods"][name] = {**facts, **elsewhere}
-                break
+def _has(record: dict[str, Any], method: str, run: PlannedRun, subjects: list[list[Any]]) -> bool:
+    """Whether a record has a baseline as a run would train it, of these held-out subjects."""
+    before, facts = _settings_of(record), record["methods"].get(method)
+    if before is None or facts is None or [row[:3] for row in facts["scores"]] != subjects:
+        return False
+    return baseline_training(_anywhere(before)) == baseline_training(_anywhere(run.config))
 
 
 def _anywhere(config: RunConfig) -> RunConfig:
@@ -172,8 +179,8 @@ def collect(
 ) -> dict[str, Any]:
     """An experiment's records: of the runs in its folder, and kept ones of those that are not there.
 
-    What a run is still to bring together may be there already: ours of a piece, and baselines of pieces or of a kept
-    record whose ours is of other settings. Such a record is made of them, and wants what none of them has.
+    What a run is still to bring together may be there already, ours in a piece or another variant, baselines in pieces
+    and in kept records of whatever settings of ours. Its record is made of them, and wants what none of them has.
 
     Args:
         name: of the experiment.
@@ -190,20 +197,20 @@ def collect(
     finished = _finished(everything, out)
     records = {key: record for key, record in finished.items() if key in planned}
     before = {(record["variant"], record["seed"]): copy.deepcopy(record) for record in kept}
-    renewed = set()
     reasons = {key: _outdated(record, planned.get(key)) for key, record in before.items()}
     for key, run in planned.items():
-        pieces = [record for (_, seed), record in finished.items() if seed == run.seed]
-        ours = [piece for piece in pieces if _same_ours(piece, run)]
         if key not in records and key in before and not reasons[key]:
             records[key] = before[key]
-        elif key not in records and ours:
-            records[key] = _ours_of(ours[0], run)
-            renewed.add(key)
-        if key in records:
-            _fill(records[key], run, [*pieces, *([before[key]] if key in before else [])])
+        elif key not in records:
+            known = [r for found in (finished, before) for (_, seed), r in found.items() if seed == run.seed]
+            record, wanting = _brought_together(run, known)
+            if record is not None and not wanting:
+                records[key] = record
+                reasons[key] = ""
+            elif record is not None and len(wanting) < len(run.config.baselines.methods):
+                tell(f"not yet: {run.variant}, seed {run.seed}, which wants {', '.join(wanting)}")
     for (variant, seed), reason in reasons.items():
-        if reason and (variant, seed) not in renewed:
+        if reason:
             tell(f"dropped: {variant}, seed {seed}, {reason}")
     if not records:
         raise RunError(f"{out}: expected finished runs, found none; ppcmi experiment run {name}")

@@ -247,16 +247,11 @@ def _machines(records: Sequence[dict[str, Any]]) -> str:
 
 
 def _missing(result: dict[str, Any]) -> list[str]:
-    done = {(record["variant"], record["seed"]): record for record in result["runs"]}
+    done = {(record["variant"], record["seed"]) for record in result["runs"]}
     waiting: dict[str, list[int]] = {}
     for variant, seed in result["planned"]:
         if (variant, seed) not in done:
             waiting.setdefault(variant, []).append(seed)
-            continue
-        record = done[variant, seed]
-        for name in record["settings"]["baselines"]["methods"]:
-            if name not in record["methods"]:
-                waiting.setdefault(f"{method_title(name)} in {variant}", []).append(seed)
     parts = [f"{name} (seed {', '.join(map(str, seeds))})" for name, seeds in waiting.items()]
     return [f"Not yet measured: {'; '.join(parts)}.", ""] if parts else []
 
