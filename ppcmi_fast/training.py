@@ -214,6 +214,7 @@ class Fit:
         checkpoint: file to resume from and to write; None keeps nothing.
         validate: returns a figure, higher is better; None keeps the last weights.
         progress: called with the number of steps done and the newest history entry.
+        start_counts: whether the weights it begins with may be the best, because they were trained before.
     """
 
     def __init__(
@@ -225,8 +226,10 @@ class Fit:
         checkpoint: Path | None = None,
         validate: Callable[[], float] | None = None,
         progress: Callable[[int, dict[str, float]], None] | None = None,
+        start_counts: bool = False,
     ) -> None:
         self.module, self.loss, self.settings = module, loss, settings
+        self.start_counts = start_counts
         self.checkpoint, self.validate, self.progress = checkpoint, validate, progress
         self.state = FitState()
         self.optimizer = make_optimizer(module, settings)
@@ -297,6 +300,8 @@ class Fit:
         state = self.state
         started = time.perf_counter() - state.seconds
         self.module.train()
+        if self.start_counts and self.validate is not None and not state.history:
+            state.history.append({"step": 0.0, "val": self._validate()})
         with DeferredInterrupt() as interrupt:
             while True:
                 state.seconds = time.perf_counter() - started

@@ -131,8 +131,10 @@ def test_baselines_alone_need_a_budget(tmp_path: Path) -> None:
 
 def test_pieces_of_an_earlier_plan_are_left_aside(tmp_path: Path) -> None:
     write_run(in_pieces(), tmp_path, {"ppcmi": 0.0}, variant="ours")
+    lines: list[str] = []
     with pytest.raises(RunError, match="expected finished runs, found none"):
-        collect("name", in_pieces(**{"codec.rounds": 7}), tmp_path, [], quiet)
+        collect("name", in_pieces(**{"codec.rounds": 7}), tmp_path, [], lines.append)
+    assert lines == ["left aside: ours, seed 0, of other settings (codec.rounds: 1 -> 7)"]
 
 
 def test_records_from_before_the_mapper_had_a_start_began_from_nothing(tmp_path: Path) -> None:
@@ -144,4 +146,4 @@ def test_records_from_before_the_mapper_had_a_start_began_from_nothing(tmp_path:
     lines: list[str] = []
     with pytest.raises(RunError, match="expected finished runs, found none"):
         collect("name", plan(), tmp_path / "none", kept, lines.append)
-    assert lines == ["dropped: one, seed 0, of other settings (mapper.start: nothing -> auto)"]
+    assert lines == ["dropped: one, seed 0, of other settings (mapper.start: nothing -> head)"]

@@ -326,11 +326,13 @@ def test_a_run_that_lacks_a_setting_of_today_gives_nothing(tmp_path: Path) -> No
 
 
 def test_what_depends_on_a_setting_is_trained_again(tmp_path: Path) -> None:
-    config = RunConfig.build({"data": str(tmp_path), "baselines": {"images": 32, "methods": ["fedavg"]}})
+    values = {"data": str(tmp_path), "baselines": {"images": 32, "methods": ["fedavg"]}}
 
     def changed(*settings: str) -> RunConfig:
-        return RunConfig.build(config.model_dump(mode="json", exclude_none=True), list(settings))
+        return RunConfig.build(values, list(settings))
 
+    config = changed()
+    assert our_training(changed('mapper.start="head"', "mapper.steps=300")) == our_training(config)
     for same in ("calibrate=false", "threads=2", "measures.nsd_tolerance=1.0", 'baselines.methods=["fedbn"]'):
         assert our_training(changed(same)) == our_training(config)
         assert baseline_training(changed(same)) == baseline_training(config)
@@ -348,9 +350,9 @@ def test_what_depends_on_a_setting_is_trained_again(tmp_path: Path) -> None:
         assert baseline_training(changed(both)) != baseline_training(config)
     assert baseline_training(changed("baselines.learning_rate=0.1")) != baseline_training(config)
     # As many images as ours saw: then ours decides.
-    as_ours = changed("baselines.images=0")
-    longer = RunConfig.build(as_ours.model_dump(mode="json", exclude_none=True), ["codec.rounds=3"])
-    assert baseline_training(as_ours) != baseline_training(longer)
+    as_ours = baseline_training(changed("baselines.images=0"))
+    for other in ("codec.rounds=3", 'trust="sites"'):
+        assert baseline_training(changed("baselines.images=0", other)) != as_ours
 
 
 def test_the_command_runs_lists_and_tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

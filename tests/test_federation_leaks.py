@@ -118,7 +118,7 @@ def leaks(channel: Channel, secrets: dict[str, list[bytes]]) -> set[str]:
 
 
 def exchange(sites: list[Site]) -> tuple[Channel, dict[str, list[bytes]]]:
-    """One of every message."""
+    """One of every message but those of tuning and of the mapper's start, which have tests of their own."""
     images, masks = data()
     secrets = secrets_of(sites, images, masks)
     channel = connect(sites)

@@ -12,20 +12,24 @@ from test_federation_leaks import leaks, secrets_of, tensor_patterns
 from tiny_runs import tiny_config
 from torch import Tensor, nn
 
-from ppcmi_fast import FederationKey, wire
+from ppcmi_fast import FederationKey, SiteKey, wire
+from ppcmi_fast.data.arrays import load_arrays
 from ppcmi_fast.data.phantom import write_phantom
-from ppcmi_fast.errors import ConfigError, WireError
-from ppcmi_fast.federation import build
-from ppcmi_fast.federation.build import build_federation, draw_keys
+from ppcmi_fast.errors import ConfigError, RunError, WireError
+from ppcmi_fast.federation.build import Federation, build_federation, draw_keys, start_mapper
 from ppcmi_fast.federation.channel import Channel
 from ppcmi_fast.federation.codecs import make_learner
 from ppcmi_fast.federation.config import RunConfig
+from ppcmi_fast.federation.dataset import read_dataset
+from ppcmi_fast.federation.evaluate import answers_through_wire
 from ppcmi_fast.federation.run import federate
 from ppcmi_fast.federation.runfolder import RunFolder, read_json
 from ppcmi_fast.federation.server import Trust
 from ppcmi_fast.federation.site import Site
 from ppcmi_fast.federation.start import head_in_frame
+from ppcmi_fast.key_schedule import KeyStream, derive
 from ppcmi_fast.mapper import LatentMapper
+from ppcmi_fast.training import optimizer_step
 
 
 def make_head(width: int = 8) -> LatentMapper:
@@ -120,8 +124,11 @@ def damaged(weights: dict[str, Tensor], how: str) -> dict[str, Tensor]:
     [
         ("missing", r"expected the \d+ weights of the mapper, got \d+, 'read.4.weight' among those"),
         ("more", "'other.weight' among those that only one has"),
-        ("shape", r"expected finite read.4.weight \[8, 8, 1, 1\], got \[8, 9, 1, 1\]"),
-        ("nan", r"expected finite read.4.weight \[8, 8, 1, 1\], got \[8, 8, 1, 1\]"),
+        ("shape", r"expected read.4.weight \[8, 8, 1, 1\], got \[8, 9, 1, 1\]"),
+        (
+            "nan",
+            "expected finite read.4.weight, got NaN or infinity; the training of the sites' codec has diverged",
+        ),
     ],
 )
 def test_a_start_that_does_not_fit_changes_nothing(how: str, message: str) -> None:
@@ -134,37 +141,38 @@ def test_a_start_that_does_not_fit_changes_nothing(how: str, message: str) -> No
 
 
 def frame_guessed_from_public_weights(
-    learnt: LatentMapper, public: LatentMapper, site: Site, scale: int
+    learnt: LatentMapper, public: LatentMapper, site: Site, layer: str
 ) -> float:
     """How much of the frame the server finds: it turns the first weights of a public seed onto what it was sent.
 
     The mean cosine between rows of the orthogonal matrix that does so best (Procrustes) and the frame's; 1 is all.
     """
-    sent = head_in_frame(learnt, site._frames)[f"read.{scale}.weight"].flatten(1).double()
-    first = dict(public.named_parameters())[f"read.{scale}.weight"].detach().flatten(1).double()
-    u, _, v = torch.linalg.svd(sent.T @ first)
-    frame = site._frames["image", scale]
+    kind, scale = layer.split(".")
+    sent = head_in_frame(learnt, site._frames)[f"{layer}.weight"].flatten(1).double()
+    first = dict(public.named_parameters())[f"{layer}.weight"].detach().flatten(1).double()
+    u, _, v = torch.linalg.svd(sent.T @ first if kind == "read" else sent @ first.T)
+    frame = site._frames["image" if kind == "read" else "mask", int(scale)]
     assert frame is not None
     return float((u @ v * frame.dense()).sum(1).mean())
 
 
-@pytest.mark.parametrize("scale", [4, 8])
-def test_a_head_that_started_from_a_public_seed_would_give_the_frame_away(scale: int) -> None:
+@pytest.mark.parametrize("layer", ["read.4", "read.8", "write.8"])
+def test_a_head_that_started_from_a_public_seed_would_give_the_frame_away(layer: str) -> None:
     site, public = make_site("a"), make_head(48)
 
     def trained(head: LatentMapper) -> LatentMapper:
-        """Moved somewhat further than training moves these convolutions."""
+        """Moved by half of its spread, which is what training of a real codec moves the last convolution by."""
         generator = torch.Generator().manual_seed(6)
         with torch.no_grad():
             for parameter in head.parameters():
                 step = torch.randn(parameter.shape, generator=generator) * parameter.std(unbiased=False)
-                parameter.add_(0.25 * step)
+                parameter.add_(0.5 * step)
         return head
 
     secret = make_head(48)
     site.draw_weights(secret)
-    assert frame_guessed_from_public_weights(trained(make_head(48)), public, site, scale) > 0.95
-    assert abs(frame_guessed_from_public_weights(trained(secret), public, site, scale)) < 0.4
+    assert frame_guessed_from_public_weights(trained(make_head(48)), public, site, layer) > 0.9
+    assert abs(frame_guessed_from_public_weights(trained(secret), public, site, layer)) < 0.4
 
 
 @pytest.mark.parametrize("settings", [{"trust": "sites"}, {"folds": {4: 2}}])
@@ -178,6 +186,7 @@ def test_a_site_without_a_common_frame_or_with_folds_sends_no_head(settings: dic
     ("line", "message"),
     [
         ("trust=sites", 'got trust="sites", which has no common frame'),
+        ('codec.sharing="phantom"', 'got codec.sharing="phantom", whose head has seen no real image'),
         ("folds=[2,1,1]", r"got folds=\[2, 1, 1\], which the head does not read"),
         ("mapper.width=64", "got mapper.width=64, mapper.blocks=1, where the head has 48 and 1"),
         ("mapper.blocks=2", "got mapper.width=48, mapper.blocks=2, where the head has 48 and 1"),
@@ -188,54 +197,86 @@ def test_settings_under_which_there_is_no_head_are_named(line: str, message: str
     assert not RunConfig.build(values, [line]).starts_from_head
     with pytest.raises(ConfigError, match=message):
         RunConfig.build(values, [line, "mapper.start=head"])
-    with pytest.raises(ConfigError, match="at least 1 for a mapper that starts from nothing, got 0"):
+    obstacle = message.removeprefix("got ")
+    with pytest.raises(ConfigError, match=rf"at least 1 without a head to start from \({obstacle}\), got 0"):
         RunConfig.build(values, [line, "mapper.steps=0"])
 
 
-def test_the_start_is_a_setting(tmp_path: Path) -> None:
-    values = {"data": str(tmp_path)}
-    assert RunConfig.build(values).starts_from_head
-    assert RunConfig.build(values, ["mapper.start=head", "mapper.steps=0"]).starts_from_head
-    assert not RunConfig.build(values, ["mapper.start=nothing"]).starts_from_head
+@pytest.mark.parametrize(
+    ("line", "start", "steps"),
+    [
+        ("mapper.width=48", "head", 300),
+        ("mapper.start=head", "head", 300),
+        ("mapper.start=nothing", "nothing", 1500),
+        ("trust=sites", "nothing", 1500),
+        ("mapper.steps=0", "head", 0),
+        ("mapper.steps=7", "head", 7),
+    ],
+)
+def test_what_is_left_to_auto_is_decided_and_written(
+    line: str, start: str, steps: int, tmp_path: Path
+) -> None:
+    config = RunConfig.build({"data": str(tmp_path)}, [line])
+    assert (config.mapper.start, config.mapper.steps, config.mapper_steps) == (start, steps, steps)
+    assert config.starts_from_head == (start == "head")
+    (tmp_path / "config.toml").write_text(config.to_toml())
+    assert RunConfig.load(tmp_path / "config.toml") == config
 
 
-def test_a_head_needs_fewer_steps_and_what_is_set_is_done(tmp_path: Path) -> None:
-    values = {"data": str(tmp_path)}
-    found = {
-        line: RunConfig.build(values, [line]).mapper_steps
-        for line in ("mapper.start=auto", "mapper.start=nothing", "trust=sites", "mapper.steps=7")
-    }
-    assert list(found.values()) == [300, 1500, 1500, 7]
+def test_a_run_of_a_version_without_a_start_is_not_resumed_before_it_is_trained(tmp_path: Path) -> None:
+    config = tiny_config(tmp_path, {})
+    folder = RunFolder.open(tmp_path / "run", config, resume=False, overwrite=False)
+    written = folder.config_path.read_text()
+    assert 'start = "head"' in written
+    folder.config_path.write_text(written.replace('start = "head"\n', ""))
+    with pytest.raises(
+        RunError, match="begun by a version that had fewer settings, and its networks are not trained"
+    ):
+        RunFolder.open(tmp_path / "run", config, resume=True, overwrite=False)
+    folder.finish("mapper", {})
+    RunFolder.open(tmp_path / "run", config, resume=True, overwrite=False)
 
 
 def correlation(one: nn.Module, two: nn.Module) -> float:
-    """Of all weights that training would move from a random start."""
-    a, b = (
-        torch.cat([p.detach().flatten() for p in module.parameters() if p.ndim > 1]) for module in (one, two)
-    )
+    """Of all weights and biases that training would move from a random start."""
+
+    def drawn(module: nn.Module) -> Tensor:
+        convs = [m for m in module.modules() if isinstance(m, nn.Conv2d)]
+        return torch.cat([p.detach().flatten() for conv in convs for p in conv.parameters()]).double()
+
+    a, b = drawn(one), drawn(two)
     return float((a * b).sum() / a.norm() / b.norm())
+
+
+def test_first_weights_are_those_that_the_page_of_keys_specifies(tmp_path: Path) -> None:
+    learner = make_learner(tiny_config(tmp_path, {"codec.mask": "autoencoder"}), 2, 0)
+    make_site("a", epoch=3).draw_weights(learner)
+    stream = KeyStream(derive(FEDERATION_SECRET, "fed", "ppcmi-fast/start/1|3"))
+    drawn = 0
+    for module in learner.modules():
+        parameters = list(module.parameters(recurse=False))
+        if isinstance(module, nn.Conv2d):
+            _, inputs, height, width = module.weight.shape
+            for parameter in parameters:
+                wanted = stream.gaussians(parameter.numel()) / (3 * inputs * height * width) ** 0.5
+                assert torch.equal(parameter.flatten(), torch.from_numpy(wanted).float())
+                drawn += 1
+        else:
+            assert not parameters or isinstance(module, nn.BatchNorm2d)
+    assert drawn > 50
 
 
 def test_first_weights_are_the_sites_own_secret(tmp_path: Path) -> None:
     config = tiny_config(tmp_path, {})
-    public = make_learner(config, 2, config.seed)
-    one, same, other = (make_learner(config, 2, config.seed) for _ in range(3))
+    public, one, same, other, later = (make_learner(config, 2, config.seed) for _ in range(5))
     make_site("a").draw_weights(one)
     make_site("b").draw_weights(same)
-    stranger = FederationKey(FEDERATION_SECRET[::-1], "fed")
-    make_site("a", federation_key=stranger).draw_weights(other)
+    make_site("a", federation_key=FederationKey(FEDERATION_SECRET[::-1], "fed")).draw_weights(other)
+    make_site("a", epoch=1).draw_weights(later)
     assert all(torch.equal(a, b) for a, b in zip(one.parameters(), same.parameters(), strict=True))
     # About 3 million weights: chance correlates them by less than 0.001.
-    for learner in (other, public):
+    for learner in (public, other, later):
         assert abs(correlation(one, learner)) < 0.01
-    for drawn, before in zip(one.parameters(), public.parameters(), strict=True):
-        spread = before.std(unbiased=False)
-        assert torch.equal(drawn, before) if not spread else drawn.numel() > 0
-        if before.numel() > 1000:
-            assert abs(drawn.std(unbiased=False) / spread - 1) < 0.1
-    later = make_learner(config, 2, config.seed)
-    make_site("a", epoch=1).draw_weights(later)
-    assert abs(correlation(one, later)) < 0.01
 
 
 def test_sites_that_share_no_codec_start_apart(tmp_path: Path) -> None:
@@ -252,25 +293,39 @@ def phantoms(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_phantom("cardiac", out, sites=2, subjects=3, slices=2, size=SIZE)
 
 
+def two_sites(config: RunConfig, out: Path) -> Federation:
+    """A federation with keys of its own and networks that nothing was trained on."""
+    folder = RunFolder.open(out / "run", config, resume=False, overwrite=False)
+    dataset = read_dataset(config)
+    data = {
+        name: load_arrays(dataset, config.size, [r for r in dataset.records if r.site == name])
+        for name in ("site-0", "site-1")
+    }
+    draw_keys(config, folder, list(data))
+    return build_federation(config, folder, data, data, dataset.classes)
+
+
 def test_a_federation_of_one_process_starts_from_its_keys(phantoms: Path, tmp_path: Path) -> None:
     config = tiny_config(phantoms, {})
-    weights = []
-    for name in ("one", "two"):
-        folder = RunFolder.open(tmp_path / name, config, resume=False, overwrite=False)
-        draw_keys(config, folder, ["site-0", "site-1"])
-        federation = build_federation(config, folder, {"site-0": None}, {"site-0": None}, 2)  # type: ignore[dict-item]
-        weights.append(federation.participants[0].learner)
-    assert abs(correlation(*weights)) < 0.01
+    one, two = (two_sites(config, tmp_path / name).participants for name in ("one", "two"))
+    assert correlation(one[0].learner, one[1].learner) == pytest.approx(1)
+    assert abs(correlation(one[0].learner, two[0].learner)) < 0.01
+
+
+def test_local_codecs_of_one_process_start_apart(phantoms: Path, tmp_path: Path) -> None:
+    config = tiny_config(phantoms, {"trust": "sites", "codec.sharing": "local"})
+    one, two = two_sites(config, tmp_path).participants
+    assert abs(correlation(one.learner, two.learner)) < 0.01
 
 
 def test_a_run_that_starts_from_the_head_may_leave_it_there(
     phantoms: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(build, "upload_training_latents", None)
+    monkeypatch.setattr("ppcmi_fast.federation.run.upload_training_latents", None)
     metrics = federate(tiny_config(phantoms, {"mapper.steps": 0, "tuning.rounds": 1}), tmp_path / "run")
-    assert metrics["mapper_start"] == "head"
     stages = read_json(tmp_path / "run" / "stages.json")
-    assert set(stages["mapper"]["traffic"]) == {"mapper_start"} and stages["mapper"]["steps"] == 0
+    assert set(stages["mapper"]["traffic"]) == {"mapper_start"}
+    assert stages["mapper"]["steps"] == 0 and stages["mapper"]["best"] is None
     assert metrics["payload_bytes"]["train_upload_total"] == 0
     ours, before = metrics["methods"]["ppcmi"], metrics["methods"]["ppcmi_one_shot"]
     assert before["bytes_sent"]["mapper_start"] == ours["bytes_sent"]["mapper_start"] > 0
@@ -282,15 +337,74 @@ def test_a_run_that_starts_from_the_head_may_leave_it_there(
     assert again["methods"]["ppcmi"]["dice"] == ours["dice"]
 
 
-@pytest.mark.parametrize(("line", "start"), [({}, "head"), ({"mapper.start": "nothing"}, "nothing")])
-def test_metrics_say_what_the_mapper_started_from(
-    phantoms: Path, tmp_path: Path, line: dict[str, Any], start: str
+def test_a_head_is_the_first_candidate_and_the_door_is_shut_behind_it(
+    phantoms: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    metrics = federate(tiny_config(phantoms, line), tmp_path / "run")
-    assert metrics["mapper_start"] == start
-    assert ("mapper_start" in metrics["methods"]["ppcmi"]["bytes_sent"]) == (start == "head")
-    assert (
-        metrics["payload_bytes"]["train_upload_total"]
-        == metrics["methods"]["ppcmi"]["bytes_sent"]["upload"]
-        > 0
+    servers = []
+
+    def noted(federation: Federation) -> None:
+        start_mapper(federation)
+        servers.append(federation.server)
+
+    monkeypatch.setattr("ppcmi_fast.federation.run.start_mapper", noted)
+    # A rate at which the first steps do nothing but harm.
+    harmful = {"mapper.learning_rate": 30.0, "mapper.steps": 3}
+    metrics = federate(tiny_config(phantoms, harmful), tmp_path / "run")
+    assert servers[0].starting is None
+    stage = read_json(tmp_path / "run" / "stages.json")["mapper"]
+    assert stage["history"][0]["step"] == 0 and stage["best"] == stage["history"][0]["val"]
+    sent = metrics["methods"]["ppcmi"]["bytes_sent"]
+    assert sent["mapper_start"] > 0 and sent["upload"] == metrics["payload_bytes"]["train_upload_total"] > 0
+    nothing = federate(tiny_config(phantoms, {"mapper.start": "nothing"}), tmp_path / "nothing")
+    assert "mapper_start" not in nothing["methods"]["ppcmi"]["bytes_sent"] and len(servers) == 1
+    assert read_json(tmp_path / "nothing" / "stages.json")["mapper"]["history"][0]["step"] > 0
+
+
+def test_the_door_is_shut_after_a_refusal_too(phantoms: Path, tmp_path: Path) -> None:
+    config = tiny_config(phantoms, {})
+    federation = two_sites(config, tmp_path)
+    federation.mapper.write["8"] = nn.Conv2d(3, 3, 1)
+    with pytest.raises(WireError, match="mapper_start: expected"):
+        start_mapper(federation)
+    assert federation.server.starting is None
+
+
+def test_an_interrupted_training_goes_on_from_the_head_to_the_same_mapper(
+    phantoms: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for kind in (SiteKey, FederationKey):
+        monkeypatch.setattr(kind, "generate", lambda federation_id, kind=kind: kind(b"k" * 32, federation_id))
+    config = tiny_config(phantoms, {"mapper.steps": 6})
+    federate(config, tmp_path / "whole")
+    calls = 0
+
+    def broken(*arguments: Any) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == 4:
+            raise KeyboardInterrupt
+        optimizer_step(*arguments)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("ppcmi_fast.training.optimizer_step", broken)
+        federate(config, tmp_path / "parts")
+    federate(config, tmp_path / "parts", resume=True)
+    whole, parts = (
+        (tmp_path / name / "server" / "mapper.safetensors").read_bytes() for name in ("whole", "parts")
     )
+    assert whole == parts
+
+
+@pytest.mark.parametrize("settings", [{"codec.mask": "autoencoder"}, {"trust": "server"}], ids=str)
+def test_the_head_answers_at_the_server_as_at_the_site(
+    phantoms: Path, tmp_path: Path, settings: dict[str, Any]
+) -> None:
+    exact = {"bits_up": 32, "bits_down": 32}
+    federation = two_sites(tiny_config(phantoms, settings | exact), tmp_path)
+    first = federation.participants[0]
+    first.learner.eval()
+    federation.mapper.eval()
+    start_mapper(federation)
+    federation.server.mapper = federation.mapper
+    (scores,) = answers_through_wire(first.site, federation.channel, first.val.images)
+    torch.testing.assert_close(scores, first.learner.predict(first.val.images), atol=1e-5, rtol=1e-4)

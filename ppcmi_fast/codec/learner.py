@@ -42,7 +42,7 @@ class CodecLearner(nn.Module):
     """Everything a site trains before it uploads; all of it is averaged, sealed, when the codec is shared.
 
     The segmentation head has the mapper's form and its target (the mask code, squared error), so the latents learn to
-    carry what the server will look for. The head itself is thrown away: the server starts from nothing.
+    carry what the server will look for; turned into the server's frame, the mapper may start from it.
 
     Args:
         image_codec: trained by reconstruction and through the head.

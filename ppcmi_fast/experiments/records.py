@@ -108,8 +108,10 @@ def _outdated(record: dict[str, Any], run: PlannedRun | None) -> str:
     return f"of other settings ({'; '.join(changed)})" if changed else ""
 
 
-def _finished(runs: Sequence[PlannedRun], out: Path) -> dict[tuple[str, int], dict[str, Any]]:
-    """Records of what is finished in a folder, pieces among them.
+def _finished(
+    runs: Sequence[PlannedRun], out: Path, tell: Callable[[str], None]
+) -> dict[tuple[str, int], dict[str, Any]]:
+    """Records of what is finished in a folder, pieces among them; `tell` hears of pieces that are outdated.
 
     Raises:
         RunError: a run is of other settings than the plan has now.
@@ -123,7 +125,9 @@ def _finished(runs: Sequence[PlannedRun], out: Path) -> dict[tuple[str, int], di
                 raise RunError(
                     f"{out / run.folder}: expected the run of the plan, got one {reason}; run it again"
                 )
-            if not reason:
+            if reason:
+                tell(f"left aside: {run.variant}, seed {run.seed}, {reason}")
+            else:
                 records[run.variant, run.seed] = record
     return records
 
@@ -194,7 +198,7 @@ def collect(
     """
     everything = planned_runs(plan, _SOMEWHERE)
     planned = {(run.variant, run.seed): run for run in everything if not run.hidden}
-    finished = _finished(everything, out)
+    finished = _finished(everything, out, tell)
     records = {key: record for key, record in finished.items() if key in planned}
     before = {(record["variant"], record["seed"]): copy.deepcopy(record) for record in kept}
     reasons = {key: _outdated(record, planned.get(key)) for key, record in before.items()}

@@ -121,10 +121,8 @@ def build_federation(
     server = Server(config.federation_id, config.epoch, config.trust)
     channel = Channel(server)
     participants = []
-    for number, name in enumerate(train):
-        # Local codecs start apart: sites that share nothing have no common seed either.
-        apart = number if config.codec.sharing == "local" else 0
-        learner = learners[name] if learners else make_learner(config, classes, config.seed + apart)
+    for name in train:
+        learner = learners[name] if learners else make_learner(config, classes, config.seed)
         site = make_site(config, folder, name, learner)
         if learners is None:
             site.draw_weights(learner)
@@ -139,8 +137,10 @@ def start_mapper(federation: Federation) -> None:
     first, server = federation.participants[0], federation.server
     assert isinstance(first.learner.head, LatentMapper)
     server.starting = federation.mapper
-    federation.channel.send(first.site.start_mapper(first.learner.head))
-    server.starting = None
+    try:
+        federation.channel.send(first.site.start_mapper(first.learner.head))
+    finally:
+        server.starting = None
 
 
 def upload_training_latents(federation: Federation, config: RunConfig) -> None:

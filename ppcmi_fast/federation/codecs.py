@@ -73,7 +73,7 @@ def latent_noise(config: RunConfig) -> float:
 
 
 def make_learner(config: RunConfig, classes: int, seed: int) -> CodecLearner:
-    """Codecs and segmentation head; the same seed gives the same first weights."""
+    """Codecs and segmentation head; what they start from is `Site.draw_weights`' to say, not the seed's."""
     torch.manual_seed(seed)
     image_codec = make_image_codec(config)
     mask_codec = make_mask_codec(config, classes)

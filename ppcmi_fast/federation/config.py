@@ -49,8 +49,8 @@ class CodecConfig(_Section):
 
     `sharing`: "averaged" trains one codec by rounds of sealed averaging among the sites; "phantom" trains it at one
     site on synthetic images; "local" gives each site its own (trust mode "sites" only).
-    `work`: what of it a site does: "equal", as many steps a round as every other; "images", in proportion to its
-    training images and the same in all, as are then the batches of split fine-tuning.
+    `work`: how sites divide a round of averaging: "equal", as many steps each; "images", steps in proportion to their
+    training images, as many in all. Batches of split fine-tuning are divided alike.
     """
 
     sharing: Literal["averaged", "phantom", "local"] = "averaged"
@@ -79,14 +79,14 @@ class MapperConfig(_Section):
         balance: how much more positions count whose mask code is rare, see `mapper.training.position_weights`.
         start: "head", the segmentation head that the sites trained with their codec, turned into the common frame;
             "nothing", random weights; "auto", the head wherever `RunConfig.head_obstacle` finds nothing against it.
-        steps: of its training on what was uploaded; None makes 300 of them from a head and 1500 from nothing. 0, with a
-            head alone, leaves that as it is and uploads nothing.
+        steps: of its training on what was uploaded; "auto", 300 from a head and 1500 from nothing. 0, with a head
+            alone, leaves that as it is and uploads nothing.
     """
 
     start: Literal["auto", "head", "nothing"] = "auto"
     width: Positive = 48
     blocks: Positive = 1
-    steps: Annotated[int, Field(ge=0)] | None = None
+    steps: Annotated[int, Field(ge=0)] | Literal["auto"] = "auto"
     batch: Positive = 16
     learning_rate: Annotated[float, Field(gt=0)] = 2e-3
     weight_decay: Annotated[float, Field(ge=0)] = 0.2
@@ -312,6 +312,8 @@ class RunConfig(_Section):
         codec, mapper = self.codec, self.mapper
         if self.trust == "sites":
             return 'trust="sites", which has no common frame'
+        if codec.sharing == "phantom":
+            return 'codec.sharing="phantom", whose head has seen no real image'
         if any(fold != 1 for fold in self.folds):
             return f"folds={list(self.folds)}, which the head does not read"
         if (mapper.width, mapper.blocks) != (codec.head_width, HEAD_BLOCKS):
@@ -329,9 +331,15 @@ class RunConfig(_Section):
     @property
     def mapper_steps(self) -> int:
         """Steps of the mapper's training."""
-        if self.mapper.steps is not None:
+        if self.mapper.steps != "auto":
             return self.mapper.steps
         return STEPS_FROM_HEAD if self.starts_from_head else STEPS_FROM_NOTHING
+
+    def _decided(self) -> RunConfig:
+        """With what "auto" comes to, so that settings which do the same are the same."""
+        start = "head" if self.starts_from_head else "nothing"
+        mapper = self.mapper.model_copy(update={"start": start, "steps": self.mapper_steps})
+        return self.model_copy(update={"mapper": mapper})
 
     def _check_start(self) -> None:
         if self.mapper.start == "head" and self.head_obstacle:
@@ -340,7 +348,10 @@ class RunConfig(_Section):
                 ' use mapper.start="nothing"'
             )
         if self.mapper_steps == 0 and not self.starts_from_head:
-            raise ValueError("mapper.steps: expected at least 1 for a mapper that starts from nothing, got 0")
+            reason = self.head_obstacle or 'mapper.start="nothing"'
+            raise ValueError(
+                f"mapper.steps: expected at least 1 without a head to start from ({reason}), got 0"
+            )
 
     @property
     def calibrated(self) -> bool:
@@ -361,7 +372,7 @@ class RunConfig(_Section):
 
     @classmethod
     def build(cls, values: dict[str, Any], overrides: list[str] | None = None) -> RunConfig:
-        """Validate settings, `overrides` ("codec.rounds=10") applied last.
+        """Validate settings, `overrides` ("codec.rounds=10") applied last, and decide what is left to "auto".
 
         Raises:
             ConfigError: unknown setting, wrong type or a contradiction, each named.
@@ -370,7 +381,7 @@ class RunConfig(_Section):
         for item in overrides or []:
             _apply_override(merged, item)
         try:
-            return cls.model_validate(merged)
+            return cls.model_validate(merged)._decided()
         except ValidationError as error:
             lines = [f"{'.'.join(map(str, e['loc'])) or 'config'}: {e['msg']}" for e in error.errors()]
             raise ConfigError("; ".join(lines)) from None

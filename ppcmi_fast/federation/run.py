@@ -127,7 +127,9 @@ class FederatedRun:
             save_module(path, federation.mapper)
             kinds = ("mapper_start", "upload")
             traffic = {k: v for k, v in federation.channel.bytes_by_kind.items() if k in kinds}
-            self._finish("mapper", state, traffic=traffic, upload_seconds=upload_seconds)
+            # JSON has no infinity: a head that stays as it came was never validated.
+            best = state.best_value if self.config.mapper_steps else None
+            self._finish("mapper", state, traffic=traffic, upload_seconds=upload_seconds, best=best)
         load_module(path, federation.mapper)
         federation.server.mapper = federation.mapper
 
@@ -151,6 +153,7 @@ class FederatedRun:
                 balance=settings.balance,
                 checkpoint=self.folder.checkpoints / "mapper.safetensors",
                 progress=progress.update,
+                start_counts=self.config.starts_from_head,
             )
 
     def tune(self, federation: Federation) -> None:
@@ -338,7 +341,6 @@ class FederatedRun:
                 p.site.name: kept_dice(p.learner.mask_codec, tests[p.site.name], classes)
                 for p in federation.participants
             },
-            "mapper_start": "head" if self.config.starts_from_head else "nothing",
             "calibration": RULE if self.config.calibrated else "",
             "thresholds": {p.site.name: p.site.threshold for p in federation.participants},
             "seconds": {name: stage["seconds"] for name, stage in stages.items()},

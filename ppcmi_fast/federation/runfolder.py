@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from ppcmi_fast.errors import ConfigError, RunError
-from ppcmi_fast.federation.config import RunConfig
+from ppcmi_fast.federation.config import RunConfig, is_whole
 
 WRITTEN_FOLDERS = ("baselines", "checkpoints", "keys", "server", "sites")
 WRITTEN_FILES = (
@@ -67,7 +67,8 @@ class RunFolder:
         """Start, resume or replace a run.
 
         Raises:
-            RunError: the folder holds a run and neither flag is given, or holds other files, or the settings differ.
+            RunError: the folder holds a run and neither flag is given, or holds other files, or the settings differ, or
+                the networks of another version are still to be trained.
         """
         folder = cls(root)
         if resume and overwrite:
@@ -86,6 +87,13 @@ class RunFolder:
                 raise RunError(
                     f"{root}: the run was started with other settings than these; resume with those of"
                     f" {folder.config_path}, or use --overwrite"
+                )
+            elif folder.done("mapper") is None and not is_whole(folder.config_path, config):
+                # What it did without them need not be what is the default now: a head whose first weights were public
+                # would give the frame away.
+                raise RunError(
+                    f"{root}: was begun by a version that had fewer settings, and its networks are not trained; go on"
+                    " with that version, or use --overwrite"
                 )
         elif root.exists() and any(root.iterdir()):
             raise RunError(

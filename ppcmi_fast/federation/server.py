@@ -16,6 +16,16 @@ from ppcmi_fast.mapper import LatentMapper, map_latents
 Trust = Literal["server", "federation", "sites"]
 Latents = dict[int, Tensor]
 PARTITIONS = ("train", "val")
+FROM_SITES = (
+    "register",
+    "upload",
+    "query",
+    "tune",
+    "tune_fetch",
+    "mapper_start",
+    "codec_round",
+    "codec_fetch",
+)
 BITS = (2, 4, 8, 32)
 # A switch matrix is a product of orthogonal ones, rounded to float32 once: entries of A A^T - I stay near 1e-6.
 ORTHOGONALITY = 1e-3
@@ -116,10 +126,7 @@ class Server:
             data,
             self.federation_id,
             self.epoch,
-            (
-                *("register", "upload", "query", "tune", "tune_fetch", "codec_round", "codec_fetch"),
-                "mapper_start",
-            ),
+            FROM_SITES,
         )
         if message.kind == "register":
             self._register(message)

@@ -74,7 +74,7 @@ class Site:
         self.bits_up, self.bits_down = bits_up, bits_down
         self.threshold: float | None = None
         self._federation_key = federation_key
-        self._start_key = (federation_key or site_key).derive(f"{start.VERSION}|{epoch}")
+        self._codec_key = federation_key or site_key
         self._sent: Latents = {}
         self._params: dict[tuple[str, int], ops.KltParams] = {}
         self._frames: dict[tuple[str, int], ops.KltParams | None] = {}
@@ -121,7 +121,7 @@ class Site:
 
     def draw_weights(self, module: nn.Module) -> None:
         """Give a fresh network first weights from the federation's key, or from the site's own where there is none."""
-        start.draw_weights(module, self._start_key)
+        start.draw_weights(module, self._codec_key.derive(f"{start.VERSION}|{self.epoch}"))
 
     def start_mapper(self, head: LatentMapper) -> bytes:
         """The segmentation head, turned into the server's frame: what its mapper may start from.
@@ -130,10 +130,11 @@ class Site:
             ConfigError: in trust mode "sites", which has no common frame, or with folded latents, which the head does
                 not read.
         """
-        if self.trust == "sites" or any(params.fold != 1 for params in self._params.values()):
+        folds = {scale: params.fold for (role, scale), params in self._params.items() if role == "image"}
+        if self.trust == "sites" or any(fold != 1 for fold in folds.values()):
             raise ConfigError(
-                'mapper.start="head": expected a common frame and no folds, got'
-                f' trust="{self.trust}", folds {[p.fold for p in self._params.values()]}; use mapper.start="nothing"'
+                f'mapper.start="head": expected a common frame and no folds, got trust="{self.trust}", folds {folds};'
+                ' use mapper.start="nothing"'
             )
         weights = start.head_in_frame(head, self._frames)
         return self._encode("mapper_start", {}, {f"{start.PREFIX}{k}": v for k, v in weights.items()})

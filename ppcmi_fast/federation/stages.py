@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,7 +51,7 @@ def describe(state: FitState) -> dict[str, Any]:
     return {
         "seconds": state.seconds,
         "steps": state.step,
-        "best": state.best_value if math.isfinite(state.best_value) else None,
+        "best": state.best_value,
         "history": state.history,
         "traffic": state.traffic,
     }

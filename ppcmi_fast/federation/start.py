@@ -21,21 +21,23 @@ Frames = Mapping[tuple[str, int], KltParams | None]
 
 @torch.no_grad()
 def draw_weights(module: nn.Module, key: bytes) -> None:
-    """Replace the first weights of a network by as many of the same spread that only holders of `key` can draw.
+    """Give the convolutions of a fresh network first weights that only holders of `key` can draw.
 
-    Training moves weights little, so a codec that starts from a public seed is nearly public. Normal numbers, because
-    an orthogonal transform leaves their distribution as it is. What is constant at the start (normalization) stays.
+    Trained weights resemble their first ones, so a codec that starts from a public seed is nearly public. Normal
+    numbers, of the spread of torch's own start, 1 / sqrt(3 fan-in), because an orthogonal transform leaves their
+    distribution as it is. Convolution by convolution, weights before biases; docs/keys.md says it byte by byte.
 
     Args:
-        module: freshly made.
+        module: its parameters are those of convolutions and of normalizations, which stay as they are.
         key: 32 secret bytes, for this purpose alone.
     """
     stream = KeyStream(key)
-    for parameter in module.parameters():
-        spread = float(parameter.std(unbiased=False))
-        if spread:
-            drawn = torch.from_numpy(stream.gaussians(parameter.numel())).view(parameter.shape)
-            parameter.copy_(drawn * spread)
+    for conv in module.modules():
+        if isinstance(conv, nn.Conv2d):
+            spread = (3 * conv.weight[0].numel()) ** -0.5
+            for parameter in conv.parameters():
+                drawn = torch.from_numpy(stream.gaussians(parameter.numel())).view(parameter.shape)
+                parameter.copy_(drawn * spread)
 
 
 def head_in_frame(head: LatentMapper, frames: Frames) -> dict[str, Tensor]:
@@ -77,9 +79,14 @@ def start_from_head(mapper: LatentMapper, tensors: Mapping[str, Tensor]) -> None
             " only one has; use the same settings at sites and server"
         )
     for name, value in weights.items():
-        if value.shape != own[name].shape or not bool(value.isfinite().all()):
+        if value.shape != own[name].shape:
             raise WireError(
-                f"mapper_start: expected finite {name} {list(own[name].shape)}, got {list(value.shape)}; use the same"
-                " settings at sites and server"
+                f"mapper_start: expected {name} {list(own[name].shape)}, got {list(value.shape)}; use the same settings"
+                " at sites and server"
+            )
+        if not bool(value.isfinite().all()):
+            raise WireError(
+                f"mapper_start: expected finite {name}, got NaN or infinity; the training of the sites' codec has"
+                " diverged"
             )
     mapper.load_state_dict(weights, strict=False)

@@ -86,8 +86,12 @@ def train_mapper(
     balance: float = 0.0,
     checkpoint: Path | None = None,
     progress: Callable[[int, dict[str, float]], None] | None = None,
+    start_counts: bool = False,
 ) -> FitState:
-    """Train in place; keeps the weights with the least squared error on `val` (the history's "val" is its negative)."""
+    """Train in place; keeps the weights with the least squared error on `val` (the history's "val" is its negative).
+
+    `start_counts`: those it begins with among them.
+    """
     mapper.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def loss(generator: torch.Generator) -> Tensor:
@@ -97,4 +101,12 @@ def train_mapper(
         return squared_error(guess, targets, balance)
 
     validate = (lambda: -mean_squared_error(mapper, val, balance=balance)) if len(val) else None
-    return Fit(mapper, loss, settings, checkpoint=checkpoint, validate=validate, progress=progress).run()
+    return Fit(
+        mapper,
+        loss,
+        settings,
+        checkpoint=checkpoint,
+        validate=validate,
+        progress=progress,
+        start_counts=start_counts,
+    ).run()
