@@ -327,7 +327,23 @@ def test_what_trained_all_of_it_counts_shared_networks_once(tmp_path: Path) -> N
     other = copy.deepcopy(result)
     other["runs"][0]["methods"]["ppcmi"]["seconds"] = 7080.0
     assert tables.training_seconds([result, other]) == 7200.0
-    assert "took 2.0 hours of one run at a time;" in tables.page([result, other])
+    named = other | {"experiment": "phantom_x"}
+    assert "took 2.0 hours of one run at a time, 2.0 of them for the comparisons" in tables.page(
+        [result, named]
+    )
+    assert "took 2.0 hours of one run at a time, 0.0 of them for the comparisons" in tables.page(
+        [result, other]
+    )
+
+
+def test_a_small_network_is_counted_in_thousands(tmp_path: Path) -> None:
+    write_run(plan(), tmp_path, SHIFTS)
+    result = collect("name", plan(), tmp_path, [], quiet)
+    result["runs"][0]["methods"]["unet_local"]["parameters"] = 3259
+    rows = [
+        line for line in tables.page([result]).splitlines() if " | 0 | " not in line and "hours" not in line
+    ]
+    assert sum("| 3.3 k |" in row for row in rows) == 1 and sum("| 5.00 M |" in row for row in rows) == 2
 
 
 def test_rows_show_every_method(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from ppcmi_fast.report.words import size
 
 LEVEL = 0.05
 OURS = "ppcmi"
+COMPARISONS = ("comparison", "phantom")
 DICE, IOU, HD95 = range(len(MEASURES))
 
 HEAD = """# Experiments
@@ -140,6 +141,11 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     ]
 
 
+def _count(parameters: float) -> str:
+    """In millions, or in thousands where those would round to next to nothing."""
+    return f"{parameters / 1e6:.2f} M" if parameters >= 1e5 else f"{parameters / 1e3:.1f} k"
+
+
 def _main_rows(variant: Variant, named: bool) -> list[list[str]]:
     gaps = variant.against(OURS) if OURS in variant.methods else {}
     rows = []
@@ -157,7 +163,7 @@ def _main_rows(variant: Variant, named: bool) -> list[list[str]]:
                 f"{mean[IOU]:.3f}",
                 f"{mean[HD95]:.2f}",
                 f"{variant.fact(name, 'images_seen'):,.0f}",
-                f"{variant.fact(name, 'parameters') / 1e6:.2f} M",
+                _count(variant.fact(name, "parameters")),
                 size(sent) if sent else "–",
                 size(variant.payload) if travels else "–",
                 f"{variant.fact(name, 'seconds') / 60:.1f}",
@@ -341,10 +347,12 @@ def training_seconds(results: Sequence[dict[str, Any]]) -> float:
 
 def page(results: Sequence[dict[str, Any]]) -> str:
     """The whole page."""
-    hours = training_seconds(results) / 3600
+    compared = [r for r in results if r["experiment"].startswith(COMPARISONS)]
+    hours, of_these = (training_seconds(some) / 3600 for some in (results, compared))
     effort = (
         f"Training all that is on this page, what experiments share counted once, took {hours:.1f} hours of one run"
-        " at a time; two cores with a run each need half of that at best.\n"
+        f" at a time, {of_these:.1f} of them for the comparisons on real and phantom sets; two cores with a run each"
+        " need half of that at best.\n"
     )
     return "\n".join([HEAD, effort, *(section(result) for result in results)])
 
