@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_runs import tiny_config
-from torch import Tensor, nn
+from tiny_runs import interrupting, tiny_config
+from torch import nn
 
 from ppcmi_fast.baselines import METHODS, SiteData, Workbench, federated, run_method
 from ppcmi_fast.baselines.architectures import ARCHITECTURES, make_network
@@ -204,18 +204,8 @@ def test_bytes_of_split_learning_are_what_crosses_the_cuts(bench: Workbench) -> 
 
 
 def interrupted(bench: Workbench, name: str, monkeypatch: pytest.MonkeyPatch, module: Any) -> None:
-    calls, whole = 0, module.batch_loss
-
-    def broken(*arguments: Any) -> Tensor:
-        nonlocal calls
-        calls += 1
-        if calls == 18:
-            raise KeyboardInterrupt
-        result: Tensor = whole(*arguments)
-        return result
-
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(module, "batch_loss", broken)
+        patch.setattr(module, "batch_loss", interrupting(module.batch_loss, at=18))
         METHODS[name](bench)
 
 

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_runs import tiny_config
+from tiny_runs import same_keys, tiny_config
 from torch import nn
 from two_devices import CPU, CUDA, two_devices
 
-from ppcmi_fast import FederationKey, SiteKey, training
+from ppcmi_fast import training
 from ppcmi_fast.data.phantom import write_phantom
 from ppcmi_fast.errors import ConfigError
 from ppcmi_fast.federation.run import federate
@@ -72,9 +72,7 @@ def test_a_whole_run_keeps_its_devices_apart(
 ) -> None:
     write_phantom("cardiac", tmp_path / "data", subjects=3, sites=3, slices=1, size=32)
     monkeypatch.setattr(training, "half_precision", lambda: False)
-    # Keys are drawn anew for each run, and codecs start from them.
-    for kind in (SiteKey, FederationKey):
-        monkeypatch.setattr(kind, "generate", lambda federation_id, kind=kind: kind(b"k" * 32, federation_id))
+    same_keys(monkeypatch)
     run(tmp_path, "plain", setting, 'device="cpu"')
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     # There is no autocast of a device that is none.

@@ -11,10 +11,10 @@ import highdicom as hd
 import numpy as np
 import pytest
 import SimpleITK as sitk
-import torch
 from native_layouts import WRITERS
 from PIL import Image
 from rich.console import Console
+from tiny_runs import interrupting
 
 from ppcmi_fast.data.phantom import PHANTOM_CLASSES, write_phantom
 from ppcmi_fast.data.readers import open_dataset
@@ -155,24 +155,13 @@ def test_an_interrupted_run_resumes_to_the_same_result(
 ) -> None:
     out = tmp_path / "broken"
     monkeypatch.setattr("ppcmi_fast.training.CHECKPOINT_SECONDS", 0.0)
-    calls = 0
     module, attribute = {
         "codec": (codecs, "learner_loss"),
         "mapper": (mapper_training, "squared_error"),
     }[stage]
-    whole = getattr(module, attribute)
-
-    def broken(*args: Any) -> torch.Tensor:
-        nonlocal calls
-        calls += 1
-        if calls == 9:
-            raise KeyboardInterrupt
-        value: torch.Tensor = whole(*args)
-        return value
-
     # The runs must share their keys, or quantization differs in a code here and there.
     with monkeypatch.context() as patch:
-        patch.setattr(module, attribute, broken)
+        patch.setattr(module, attribute, interrupting(getattr(module, attribute), at=9))
         (out / "keys").mkdir(parents=True)
         with pytest.raises(RunError, match="other files"):
             federate(settings(phantoms), out)
@@ -345,18 +334,9 @@ def test_a_run_resumes_only_on_the_data_it_was_started_with(
     phantoms: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data, out = shutil.copytree(phantoms, tmp_path / "p"), tmp_path / "run"
-    calls, whole = 0, codecs.learner_loss
-
-    def broken(*args: Any) -> torch.Tensor:
-        nonlocal calls
-        calls += 1
-        if calls == 9:
-            raise KeyboardInterrupt
-        return whole(*args)
-
     monkeypatch.setattr("ppcmi_fast.training.CHECKPOINT_SECONDS", 0.0)
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(codecs, "learner_loss", broken)
+        patch.setattr(codecs, "learner_loss", interrupting(codecs.learner_loss, at=9))
         federate(settings(data), out)
     manifest = (data / "manifest.csv").read_text()
     (data / "manifest.csv").write_text(manifest.replace("ultrasound-1-002,", "ultrasound-1-another,"))

@@ -10,10 +10,10 @@ import torch
 from federation_parties import FEDERATION_SECRET, NAMES, SIZE, connect, data, make_site
 from safetensors.torch import load_file
 from test_federation_leaks import leaks, secrets_of, tensor_patterns
-from tiny_runs import tiny_config
+from tiny_runs import interrupting, same_keys, tiny_config
 from torch import Tensor, nn
 
-from ppcmi_fast import FederationKey, SiteKey, wire
+from ppcmi_fast import FederationKey, wire
 from ppcmi_fast.data.arrays import load_arrays
 from ppcmi_fast.data.phantom import write_phantom
 from ppcmi_fast.errors import ConfigError, RunError, WireError
@@ -373,21 +373,11 @@ def test_the_door_is_shut_after_a_refusal_too(phantoms: Path, tmp_path: Path) ->
 def test_an_interrupted_training_goes_on_from_the_head_to_the_same_mapper(
     phantoms: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for kind in (SiteKey, FederationKey):
-        monkeypatch.setattr(kind, "generate", lambda federation_id, kind=kind: kind(b"k" * 32, federation_id))
+    same_keys(monkeypatch)
     config = tiny_config(phantoms, {"mapper.steps": 6})
     federate(config, tmp_path / "whole")
-    calls = 0
-
-    def broken(*arguments: Any) -> None:
-        nonlocal calls
-        calls += 1
-        if calls == 4:
-            raise KeyboardInterrupt
-        optimizer_step(*arguments)
-
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr("ppcmi_fast.training.optimizer_step", broken)
+        patch.setattr("ppcmi_fast.training.optimizer_step", interrupting(optimizer_step, at=4))
         federate(config, tmp_path / "parts")
     federate(config, tmp_path / "parts", resume=True)
     whole, parts = (

@@ -11,9 +11,10 @@ import pytest
 import torch
 from federation_parties import COUNT, NAMES, SIZE, connect, data, make_site
 from test_federation_leaks import leaks, secrets_of
+from tiny_runs import interrupting, same_keys
 from torch import Tensor, nn
 
-from ppcmi_fast import FederationKey, SiteKey, wire
+from ppcmi_fast import wire
 from ppcmi_fast.data.phantom import write_phantom
 from ppcmi_fast.errors import WireError
 from ppcmi_fast.federation import tuning
@@ -303,21 +304,10 @@ def test_an_interrupted_tuning_goes_on_to_the_same_networks(
     config = settings(phantoms, "tuning.learning_rate=0.003")
     monkeypatch.setattr("ppcmi_fast.training.CHECKPOINT_SECONDS", 0.0)
     monkeypatch.setattr(tuning, "VALIDATE_ROUNDS", 1)
-    # What is rounded depends on the keys, which every run draws anew.
-    for kind in (SiteKey, FederationKey):
-        monkeypatch.setattr(kind, "generate", lambda federation_id, kind=kind: kind(b"k" * 32, federation_id))
+    same_keys(monkeypatch)
     federate(config, tmp_path / "whole")
-    calls, make_step = 0, MapperTuning._make_step
-
-    def broken(part: MapperTuning) -> None:
-        nonlocal calls
-        calls += 1
-        if calls == 6:
-            raise KeyboardInterrupt
-        make_step(part)
-
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(MapperTuning, "_make_step", broken)
+        patch.setattr(MapperTuning, "_make_step", interrupting(MapperTuning._make_step, at=6))
         federate(config, tmp_path / "parts")
     assert not weights(tmp_path / "parts")
     federate(config, tmp_path / "parts", resume=True)

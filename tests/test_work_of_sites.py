@@ -9,9 +9,8 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from tiny_runs import tiny_config
+from tiny_runs import interrupting, same_keys, tiny_config
 
-from ppcmi_fast import FederationKey, SiteKey
 from ppcmi_fast.data.arrays import Arrays
 from ppcmi_fast.data.phantom import write_phantom
 from ppcmi_fast.federation import codecs, tuning
@@ -124,21 +123,10 @@ def test_an_interrupted_run_goes_on_with_the_same_work(
 ) -> None:
     config = tiny_config(uneven, TUNED | {"codec.work": "images", "tuning.rounds": 0})
     monkeypatch.setattr("ppcmi_fast.training.CHECKPOINT_SECONDS", 0.0)
-    # Codecs start from their keys, which every run draws anew.
-    for kind in (SiteKey, FederationKey):
-        monkeypatch.setattr(kind, "generate", lambda federation_id, kind=kind: kind(b"k" * 32, federation_id))
+    same_keys(monkeypatch)
     federate(config, tmp_path / "whole")
-    calls = 0
-
-    def broken(*arguments: Any) -> None:
-        nonlocal calls
-        calls += 1
-        if calls == 20:
-            raise KeyboardInterrupt
-        optimizer_step(*arguments)
-
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr("ppcmi_fast.federation.codecs.optimizer_step", broken)
+        patch.setattr("ppcmi_fast.federation.codecs.optimizer_step", interrupting(optimizer_step, at=20))
         federate(config, tmp_path / "parts")
     federate(config, tmp_path / "parts", resume=True)
     whole, parts = (

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -16,6 +15,7 @@ from ppcmi_fast.federation.runfolder import read_json
 from ppcmi_fast.metrics import ScoreRow, read_scores
 from ppcmi_fast.report.runfolder import method_order
 
+OURS = "ppcmi"
 MEASURES = ("dice", "iou", "hd95")
 SCHEMA = 2
 # Fewer would make ties, and ties another test.
@@ -150,8 +150,8 @@ def _brought_together(
     ours = next((record for record in known if _same_ours(record, run)), None)
     if ours is None:
         return None, []
-    subjects = [row[:3] for row in ours["methods"]["ppcmi"]["scores"]]
-    methods = {name: facts for name, facts in ours["methods"].items() if name.startswith("ppcmi")}
+    subjects = [row[:3] for row in ours["methods"][OURS]["scores"]]
+    methods = {name: facts for name, facts in ours["methods"].items() if name.startswith(OURS)}
     wanting: list[str] = []
     for name in run.config.baselines.methods:
         source = next((r for r in known if _has(r, name, run, subjects)), None)
@@ -171,11 +171,7 @@ def _has(record: dict[str, Any], method: str, run: PlannedRun, subjects: list[li
     before, facts = _settings_of(record), record["methods"].get(method)
     if before is None or facts is None or [row[:3] for row in facts["scores"]] != subjects:
         return False
-    return baseline_training(_anywhere(before)) == baseline_training(_anywhere(run.config))
-
-
-def _anywhere(config: RunConfig) -> RunConfig:
-    return config.model_copy(update={"data": _SOMEWHERE})
+    return baseline_training(before) == baseline_training(run.config)
 
 
 def collect(
@@ -200,19 +196,21 @@ def collect(
     planned = {(run.variant, run.seed): run for run in everything if not run.hidden}
     finished = _finished(everything, out, tell)
     records = {key: record for key, record in finished.items() if key in planned}
-    before = {(record["variant"], record["seed"]): copy.deepcopy(record) for record in kept}
+    before = {(record["variant"], record["seed"]): record for record in kept}
     reasons = {key: _outdated(record, planned.get(key)) for key, record in before.items()}
     for key, run in planned.items():
-        if key not in records and key in before and not reasons[key]:
+        if key in records:
+            continue
+        if key in before and not reasons[key]:
             records[key] = before[key]
-        elif key not in records:
-            known = [r for found in (finished, before) for (_, seed), r in found.items() if seed == run.seed]
-            record, wanting = _brought_together(run, known)
-            if record is not None and not wanting:
-                records[key] = record
-                reasons[key] = ""
-            elif record is not None and len(wanting) < len(run.config.baselines.methods):
-                tell(f"not yet: {run.variant}, seed {run.seed}, which wants {', '.join(wanting)}")
+            continue
+        known = [r for found in (finished, before) for (_, seed), r in found.items() if seed == run.seed]
+        record, wanting = _brought_together(run, known)
+        if record is not None and not wanting:
+            records[key] = record
+            reasons.pop(key, None)
+        elif record is not None and len(wanting) < len(run.config.baselines.methods):
+            tell(f"not yet: {run.variant}, seed {run.seed}, which wants {', '.join(wanting)}")
     for (variant, seed), reason in reasons.items():
         if reason:
             tell(f"dropped: {variant}, seed {seed}, {reason}")

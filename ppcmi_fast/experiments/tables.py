@@ -10,14 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from ppcmi_fast.experiments.records import MEASURES, read_records
+from ppcmi_fast.experiments.records import MEASURES, OURS, read_records
 from ppcmi_fast.experiments.statistics import Difference, Floats, Held, differences
 from ppcmi_fast.federation.calibration import RULE
 from ppcmi_fast.report.runfolder import method_title
 from ppcmi_fast.report.words import size
 
 LEVEL = 0.05
-OURS = "ppcmi"
 COMPARISONS = ("comparison", "phantom")
 DICE, IOU, HD95 = range(len(MEASURES))
 
