@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from ppcmi_fast import FederationKey, ImageCodec, LinearMaskCodec, SiteKey
 from ppcmi_fast.federation.channel import Channel
-from ppcmi_fast.federation.server import Server, Trust
+from ppcmi_fast.federation.registration import Trust
+from ppcmi_fast.federation.server import Server
 from ppcmi_fast.federation.site import Site
 
 SIZE, COUNT = 32, 3

@@ -12,7 +12,8 @@ from ppcmi_fast import FederationKey, ImageCodec, LinearMaskCodec, SiteKey, wire
 from ppcmi_fast.codec import CodecLearner
 from ppcmi_fast.errors import ConfigError, WireError
 from ppcmi_fast.federation.channel import Channel
-from ppcmi_fast.federation.server import Server, Trust
+from ppcmi_fast.federation.registration import Trust
+from ppcmi_fast.federation.server import Server
 from ppcmi_fast.federation.site import Site
 from ppcmi_fast.wire import Message
 

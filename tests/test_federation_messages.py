@@ -27,7 +27,8 @@ from torch import Tensor, nn
 
 from ppcmi_fast import FederationKey, LinearMaskCodec, SiteKey, wire
 from ppcmi_fast.errors import ConfigError, WireError
-from ppcmi_fast.federation.server import Server, Trust
+from ppcmi_fast.federation.registration import Trust
+from ppcmi_fast.federation.server import Server
 from ppcmi_fast.wire import Message
 
 # The frame

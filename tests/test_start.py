@@ -23,9 +23,9 @@ from ppcmi_fast.federation.codecs import make_learner
 from ppcmi_fast.federation.config import RunConfig
 from ppcmi_fast.federation.dataset import read_dataset
 from ppcmi_fast.federation.evaluate import answers_through_wire
+from ppcmi_fast.federation.registration import Trust
 from ppcmi_fast.federation.run import federate
 from ppcmi_fast.federation.runfolder import RunFolder, read_json
-from ppcmi_fast.federation.server import Trust
 from ppcmi_fast.federation.site import Site
 from ppcmi_fast.federation.start import head_in_frame
 from ppcmi_fast.key_schedule import KeyStream, derive

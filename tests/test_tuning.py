@@ -21,9 +21,9 @@ from ppcmi_fast.federation import tuning
 from ppcmi_fast.federation.channel import Channel
 from ppcmi_fast.federation.config import RunConfig
 from ppcmi_fast.federation.predict import segment_image
+from ppcmi_fast.federation.registration import Trust
 from ppcmi_fast.federation.run import federate
 from ppcmi_fast.federation.runfolder import read_json
-from ppcmi_fast.federation.server import Trust
 from ppcmi_fast.federation.site import Site
 from ppcmi_fast.federation.tuning import MapperTuning
 from ppcmi_fast.mapper import LatentMapper

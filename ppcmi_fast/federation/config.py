@@ -7,10 +7,21 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tomli_w
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from ppcmi_fast.codec.mask import check_scales
 from ppcmi_fast.errors import ConfigError
+from ppcmi_fast.federation.sections import (
+    BaselineConfig,
+    Bits,
+    CodecConfig,
+    MapperConfig,
+    MeasureConfig,
+    Positive,
+    ReadingConfig,
+    Section,
+    TuningConfig,
+)
 from ppcmi_fast.keys import check_federation_id
 from ppcmi_fast.ops.params import MAX_ODD_FACTOR, odd_part
 
@@ -19,187 +30,13 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-Bits = Literal[2, 4, 8, 32]
 # Residual blocks a grid in the segmentation head that sites train with their codec.
 HEAD_BLOCKS = 1
 # What has been trained already is soon as good as it gets on what was uploaded.
 STEPS_FROM_HEAD, STEPS_FROM_NOTHING = 300, 1500
-Positive = Annotated[int, Field(ge=1)]
-Method = Literal[
-    "unet_centralised",
-    "unet_local",
-    "fedavg",
-    "fedprox",
-    "fedbn",
-    "split_learning",
-    "published",
-    "privacy_sf",
-    "published_no_klt",
-    "published_no_pyramid",
-    "published_no_skips",
-]
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class CodecConfig(_Section):
-    """The codecs and how the sites train them.
-
-    `sharing`: "averaged" trains one codec by rounds of sealed averaging among the sites; "phantom" trains it at one
-    site on synthetic images; "local" gives each site its own (trust mode "sites" only).
-    `work`: how sites divide a round of averaging: "equal", as many steps each; "images", steps in proportion to their
-    training images, as many in all. Batches of split fine-tuning are divided alike.
-    """
-
-    sharing: Literal["averaged", "phantom", "local"] = "averaged"
-    work: Literal["equal", "images"] = "equal"
-    scales: tuple[int, ...] = (4, 8, 16)
-    channels: tuple[int, ...] = (16, 32, 64)
-    width: Positive = 24
-    blocks: Positive = 2
-    head_width: Positive = 48
-    reconstruction: Annotated[float, Field(ge=0)] = 0.2
-    rounds: Positive = 60
-    local_steps: Positive = 12
-    batch: Positive = 8
-    learning_rate: Annotated[float, Field(gt=0)] = 2e-3
-    phantom: Literal["cardiac", "ultrasound"] = "cardiac"
-    mask: Literal["linear", "autoencoder"] = "linear"
-    mask_block: Positive = 8
-    mask_rank: Positive = 16
-
-
-class MapperConfig(_Section):
-    """The server's mapper.
-
-    Attributes:
-        views: copies of each training image uploaded, the first as it is, others augmented.
-        balance: how much more positions count whose mask code is rare, see `mapper.training.position_weights`.
-        start: "head", the segmentation head that the sites trained with their codec, turned into the common frame;
-            "nothing", random weights; "auto", the head wherever `RunConfig.head_obstacle` finds nothing against it.
-        steps: of its training on what was uploaded; "auto", 300 from a head and 1500 from nothing. 0, with a head
-            alone, leaves that as it is and uploads nothing.
-    """
-
-    start: Literal["auto", "head", "nothing"] = "auto"
-    width: Positive = 48
-    blocks: Positive = 1
-    steps: Annotated[int, Field(ge=0)] | Literal["auto"] = "auto"
-    batch: Positive = 16
-    learning_rate: Annotated[float, Field(gt=0)] = 2e-3
-    weight_decay: Annotated[float, Field(ge=0)] = 0.2
-    views: Positive = 8
-    balance: Annotated[float, Field(ge=0)] = 0.3
-    patience: Annotated[int, Field(ge=0)] = 0
-
-
-class TuningConfig(_Section):
-    """Split fine-tuning of encoders and mapper after the one-shot upload; `rounds` 0 leaves it out.
-
-    Attributes:
-        rounds: each closed by a sealed average of the encoders.
-        local_steps: steps a round, made by all sites together.
-        batch: images a site and step.
-        learning_rate: of the sites' encoders.
-        mapper_learning_rate: of the server's mapper.
-    """
-
-    rounds: Annotated[int, Field(ge=0)] = 0
-    local_steps: Positive = 12
-    batch: Positive = 8
-    learning_rate: Annotated[float, Field(gt=0)] = 5e-4
-    mapper_learning_rate: Annotated[float, Field(gt=0)] = 1e-3
-
-
-class BaselineConfig(_Section):
-    """The methods beside it; see docs/baselines.md.
-
-    Attributes:
-        methods: their names.
-        architecture: of their networks; fedbn and split_learning are of "unet" only.
-        batch: images a step.
-        learning_rate: peak rate of AdamW.
-        learning_rates: to be tried first, each for a tenth of the budget; empty takes `learning_rate`.
-        rounds: of federated methods.
-        mu: weight of FedProx's proximal term.
-        published_width: fraction of the published networks' channels; their whole width is for a GPU.
-        images: that each method sees; 0 gives it as many as codec and mapper saw together.
-    """
-
-    methods: tuple[Method, ...] = ("unet_centralised", "unet_local")
-    architecture: Literal["unet", "attention_unet", "segresnet", "dynunet"] = "unet"
-    batch: Positive = 16
-    learning_rate: Annotated[float, Field(gt=0)] = 2e-3
-    learning_rates: tuple[Annotated[float, Field(gt=0)], ...] = ()
-    rounds: Positive = 40
-    mu: Annotated[float, Field(ge=0)] = 0.01
-    published_width: Annotated[float, Field(gt=0, le=1)] = 0.25
-    images: Annotated[int, Field(ge=0)] = 0
-
-    @model_validator(mode="after")
-    def _cuttable(self) -> BaselineConfig:
-        only_unet = {"fedbn", "split_learning"} & set(self.methods)
-        if self.architecture != "unet" and only_unet:
-            raise ValueError(
-                f'architecture: expected "unet" for {", ".join(sorted(only_unet))}, got "{self.architecture}"; leave'
-                " them out"
-            )
-        return self
-
-
-class ReadingConfig(_Section):
-    """How the data set is read and divided among sites.
-
-    Attributes:
-        layout: "auto", "folder" (manifest.csv) or a published layout, see docs/data.md.
-        window: (low, high) in the files' units, such as Hounsfield units, mapped to 0..1; None: percentiles.
-        drop_empty: leave out images whose mask is empty.
-        max_broken: share of files that may be unreadable.
-        partition: "data" takes the sites that the data names, "group" a site a group, "iid" and "skew" draw `sites`.
-        concentration: of the Dirichlet draw of "skew".
-        train_images: that each site keeps for training, drawn with the seed, to see what fewer cost; 0 keeps all.
-        modality: how images are augmented; "auto" as the layout says, "general" where it says nothing.
-        cache: folder where decoded and resized slices are kept between runs; None keeps none, because they are copies
-            of patients' images.
-    """
-
-    layout: str = "auto"
-    window: tuple[float, float] | None = None
-    drop_empty: bool = False
-    max_broken: Annotated[float, Field(ge=0, le=1)] = 0.05
-    partition: Literal["data", "group", "iid", "skew"] = "data"
-    sites: Annotated[int, Field(ge=2)] = 4
-    concentration: Annotated[float, Field(gt=0)] = 0.5
-    train_images: Annotated[int, Field(ge=0)] = 0
-    modality: Literal["auto", "general", "ultrasound", "mri", "ct"] = "auto"
-    cache: Path | None = None
-
-    @field_validator("layout")
-    @classmethod
-    def _known(cls, value: str) -> str:
-        from ppcmi_fast.data.readers import LAYOUTS
-
-        if value not in ("auto", *LAYOUTS):
-            raise ValueError(f"expected auto or one of {', '.join(LAYOUTS)}, got {value!r}")
-        return value
-
-    @field_validator("window")
-    @classmethod
-    def _ascending(cls, value: tuple[float, float] | None) -> tuple[float, float] | None:
-        if value is not None and not value[0] < value[1]:
-            raise ValueError(f"expected low < high, got {value}")
-        return value
-
-
-class MeasureConfig(_Section):
-    """How answers are measured; `nsd_tolerance` is in mm, or in pixels where spacing is not known."""
-
-    nsd_tolerance: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 2.0
-
-
-class RunConfig(_Section):
+class RunConfig(Section):
     """One experiment.
 
     Attributes:

@@ -12,7 +12,7 @@ from ppcmi_fast import ops, wire
 from ppcmi_fast.codec import ImageCodec, MaskCodec
 from ppcmi_fast.errors import ConfigError, WireError
 from ppcmi_fast.federation import start
-from ppcmi_fast.federation.server import BITS, Trust, check_trust
+from ppcmi_fast.federation.registration import BITS, Trust, check_trust
 from ppcmi_fast.keys import FederationKey, SiteKey, switch_down, switch_up
 from ppcmi_fast.mapper import LatentMapper
 from ppcmi_fast.sealing import seal_weights, unseal_weights
