@@ -102,12 +102,13 @@ MINUTES ?= 7
 gpu-experiments:
 	$(PYTHON) -m ppcmi_fast.cli experiment run gpu_full_size --max-minutes $(MINUTES)
 
-# The pages made from figures: docs/results.md from docs/results/, docs/performance.md and
+# The pages made from figures: docs/results.md and docs/lab.md from docs/results/, docs/performance.md and
 # docs/reading.md from benchmarks/results/.
 docs: setup
 	$(BIN)/python docs/make_results.py
 	$(BIN)/python docs/make_performance.py
 	$(BIN)/python docs/make_reading.py
+	$(BIN)/python docs/make_lab.py
 
 # What a user's `pip install .` does: an isolated build (no torch in it), then the installed package outside this tree.
 # The libraries come from $(VENV) by a .pth file; its editable install does not, as .pth files in there are not read.

@@ -1,0 +1,99 @@
+"""Make docs/lab.md from docs/results/lab/, which the scripts in experiments/lab/ write.
+
+python docs/make_lab.py
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+DOCS = Path(__file__).resolve().parent
+RESULTS = DOCS / "results" / "lab"
+PAGE = DOCS / "lab.md"
+QUESTIONS = {
+    "refinement": (
+        "Refinement at the site",
+        "A small convolutional network at the site sees the image and the server's answer and changes the answer. It is"
+        " trained on the answers to the site's training images in several augmented copies, by each site alone or"
+        " averaged among the sites, and begins as the identity. It would need a query for each of these copies.",
+    ),
+    "coarse_supervision": (
+        "Supervision at every scale",
+        "The mapper, trained from nothing on the latents of a trained codec, has to answer on the coarser grids, too,"
+        " as the paper's mappings do; measured is what the finest grid's answer is worth.",
+    ),
+}
+
+
+def signed(value: float) -> str:
+    """Points with their sign; what rounds to nothing is +0.0."""
+    return f"{round(value, 1) + 0.0:+.1f}"
+
+
+def row(run: str, method: str, entry: dict[str, Any]) -> str:
+    """One line of a question's table."""
+    if "points" in entry:
+        interval = entry["ci95"]
+        p = entry["p"]
+        difference = [
+            signed(entry["points"]),
+            "–" if interval is None else f"{interval[0]:.1f} .. {interval[1]:.1f}",
+            "–" if p is None else "< 0.001" if p < 0.001 else f"{p:.3f}",
+        ]
+    else:
+        difference = ["–"] * 3
+    seconds = f"{entry['seconds'] / 60:.1f}" if entry["seconds"] else "–"
+    cells = [run, method, f"{entry['validation']:.3f}", f"{entry['dice']:.3f}", *difference, seconds]
+    return f"| {' | '.join(cells)} |"
+
+
+def section(question: str, found: dict[str, Any]) -> list[str]:
+    """What is known of one question."""
+    title, text = QUESTIONS[question]
+    machines = ", or ".join(sorted({f"{run['threads']} thread of {run['cpu']}" for run in found.values()}))
+    steps = ", ".join(map(str, sorted({run["steps"] for run in found.values()})))
+    lines = [
+        f"## {title}",
+        "",
+        f"{text} `python experiments/lab/{question}.py RUN`; {steps} steps; {machines}.",
+        "",
+        "| run | method | Dice, validation | Dice, held out | points | 95 % | p | minutes |",
+        "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    for name, run in found.items():
+        about = f"{name}, {run['size']} x {run['size']}"
+        lines += [row(about, method, entry) for method, entry in run["methods"].items()]
+    return [*lines, ""]
+
+
+def page(results: dict[str, dict[str, Any]]) -> str:
+    """The whole page."""
+    lines = [
+        "# Tried beside the system",
+        "",
+        "Made by `python docs/make_lab.py` from `docs/results/lab/`; do not edit by hand. Ideas that are measured on"
+        " finished runs and are no part of the package, because they have not earned a place in it. Dice is the mean"
+        " over sites of the likeliest classes' on their images; points are the difference from the first line of a run,"
+        " with its 95 % bootstrap interval and the p of a signed-rank test over subjects.",
+        "",
+    ]
+    for question, found in results.items():
+        lines += section(question, found)
+    return "\n".join(lines)
+
+
+def kept() -> dict[str, dict[str, Any]]:
+    """What there is of each question."""
+    paths = {question: RESULTS / f"{question}.json" for question in QUESTIONS}
+    return {q: json.loads(path.read_text(encoding="utf-8")) for q, path in paths.items() if path.is_file()}
+
+
+def main() -> None:
+    """Write the page."""
+    PAGE.write_text(page(kept()), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

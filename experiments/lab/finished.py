@@ -1,0 +1,104 @@
+"""A finished run, put back together as its training left it, and what changes to it are worth."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from torch import Tensor
+
+from ppcmi_fast.data.arrays import Arrays
+from ppcmi_fast.data.splits import limit_training, split_by_subject
+from ppcmi_fast.environment import describe_environment
+from ppcmi_fast.errors import RunError
+from ppcmi_fast.federation.build import Federation, build_federation
+from ppcmi_fast.federation.config import RunConfig
+from ppcmi_fast.federation.dataset import read_dataset
+from ppcmi_fast.federation.evaluate import mean_dice
+from ppcmi_fast.federation.run import FederatedRun
+from ppcmi_fast.federation.runfolder import RunFolder
+from ppcmi_fast.federation.scoring import Scorer, compare_rows, summarise_rows
+
+RESULTS = Path(__file__).resolve().parents[2] / "docs" / "results" / "lab"
+
+
+@dataclass(frozen=True)
+class FinishedRun:
+    """Its parts; sites' thresholds are left out, so that all that is compared takes the likeliest class."""
+
+    config: RunConfig
+    classes: int
+    root: Path
+    millimetres: bool
+    federation: Federation
+    sites: dict[str, dict[str, Arrays]]
+
+    @classmethod
+    def load(cls, folder: Path) -> FinishedRun:
+        """Read the run in `folder`; nothing is trained.
+
+        Raises:
+            RunError: not the folder of a finished run.
+        """
+        if not (folder / "metrics.json").is_file():
+            raise RunError(f"{folder}: expected the folder of a finished run; make one with `ppcmi federate`")
+        config = RunConfig.load(folder / "config.toml")
+        torch.set_num_threads(config.threads or torch.get_num_threads())
+        dataset = read_dataset(config)
+        split = split_by_subject(dataset.records, seed=config.seed)
+        split = limit_training(split, config.reading.train_images, config.seed)
+        runfolder = RunFolder(folder)
+        runfolder.check_split(split.to_json())
+        run = FederatedRun(config, runfolder, dataset, split, Console(quiet=True))
+        train, val = run.site_data("train"), run.site_data("val")
+        federation = build_federation(config, runfolder, train, val, dataset.classes)
+        run.train_codecs(federation)
+        run.train_mapper(federation)
+        if config.tuning.rounds:
+            run.tune(federation)
+        federation.mapper.eval()
+        return cls(config, dataset.classes, dataset.root, dataset.spacing_known, federation, run.data)
+
+    def validation(self, scores: Mapping[str, Tensor]) -> float:
+        """Mean over sites of Dice on their validation images, of class scores by site."""
+        found = [
+            mean_dice(scores[n].argmax(1), parts["val"], self.classes) for n, parts in self.sites.items()
+        ]
+        return sum(found) / len(found)
+
+    def compared(self, answers: Mapping[str, Mapping[str, Tensor]], base: str) -> dict[str, Any]:
+        """Dice on the test images of each method's class scores by site, and its difference from that of `base`."""
+        tests = {name: parts["test"] for name, parts in self.sites.items()}
+        scorer = Scorer(tests, self.classes, self.root, self.millimetres)
+        rows = {
+            method: scorer.score({name: scores.argmax(1) for name, scores in found.items()})
+            for method, found in answers.items()
+        }
+        differences = {
+            row["b"]: {"points": -100 * row["difference"], "p": row["p"]}
+            | {"ci95": None if row["ci95"] is None else [-100 * v for v in reversed(row["ci95"])]}
+            for row in compare_rows(rows, base, self.config.seed)
+            if row["measure"] == "dice"
+        }
+        return {
+            method: {"dice": summarise_rows(found, self.config.seed)["dice"]["mean"]}
+            | differences.get(method, {})
+            for method, found in rows.items()
+        }
+
+
+def keep(question: str, folder: Path, run: FinishedRun, found: dict[str, Any]) -> Path:
+    """Add what was found of a run to the JSON of the question, in place of what was known of the same run."""
+    path = RESULTS / f"{question}.json"
+    known = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    name = f"{folder.resolve().parent.parent.name}, seed {run.config.seed}"
+    machine = describe_environment(torch.get_num_threads())
+    known[name] = {"size": run.config.size, "cpu": machine["cpu"], "threads": torch.get_num_threads()} | found
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(dict(sorted(known.items())), indent=1) + "\n", encoding="utf-8")
+    return path

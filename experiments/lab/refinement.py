@@ -1,0 +1,146 @@
+"""Does a small network at the site, which sees image and answer, improve the answer?
+
+    python experiments/lab/refinement.py runs/experiments/comparison_sunnybrook/ours/seed-0
+
+It takes a finished run and asks the server about the sites' training images, each in several augmented copies. Every
+site then trains a network of its own, or all of them one that they average; it begins as the identity. Mask codes keep
+no more than their basis does, and the answer is a mean: a network that sees the image could sharpen both.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from finished import FinishedRun, keep
+from torch import Tensor, nn
+
+from ppcmi_fast.codec.learner import soft_dice_loss
+from ppcmi_fast.data.augment import augment
+from ppcmi_fast.federation.codecs import Participant
+from ppcmi_fast.federation.evaluate import answers_through_wire
+from ppcmi_fast.training import FitSettings, autocast, make_optimizer, optimizer_step, step_generator
+
+WIDTH, BATCH, STEPS, AVERAGE_EVERY, VIEWS, RATE = 16, 8, 400, 20, 8, 2e-3
+Asked = tuple[Tensor, Tensor, Tensor]
+
+
+class Refiner(nn.Module):
+    """Image [N, 1, H, W] and class probabilities [N, K, H, W] -> better ones: dilated convolutions, a residual."""
+
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+
+        def layer(inputs: int, dilation: int) -> nn.Sequential:
+            conv = nn.Conv2d(inputs, WIDTH, 3, padding=dilation, dilation=dilation)
+            return nn.Sequential(conv, nn.GroupNorm(4, WIDTH), nn.SiLU())
+
+        self.read = layer(1 + classes, 1)
+        self.wider = nn.ModuleList(layer(WIDTH, dilation) for dilation in (1, 2, 4))
+        self.write = nn.Conv2d(WIDTH, classes, 1)
+        nn.init.zeros_(self.write.weight)
+        assert self.write.bias is not None
+        nn.init.zeros_(self.write.bias)
+
+    def forward(self, images: Tensor, answers: Tensor) -> Tensor:
+        """Refine a batch."""
+        x = self.read(torch.cat([2 * images - 1, answers], 1))
+        for layer in self.wider:
+            x = x + layer(x)
+        probabilities: Tensor = (answers.clamp(1e-3, 1).log() + self.write(x)).softmax(1)
+        return probabilities
+
+
+def ask(run: FinishedRun, participant: Participant, images: Tensor) -> Tensor:
+    """The server's answers, class scores [N, classes, H, W]."""
+    return torch.cat(list(answers_through_wire(participant.site, run.federation.channel, images)))
+
+
+def asked_in_training(run: FinishedRun, participant: Participant, number: int) -> Asked:
+    """Images, masks and answers of a site's training images, the first view as they are."""
+    data, views = participant.train, []
+    for view in range(VIEWS):
+        images, masks = data.images, data.masks
+        if view:
+            images, masks = augment(images, masks, step_generator(number + 77, view), data.modality)
+        views.append((images, masks, ask(run, participant, images)))
+    images, masks, answers = (torch.cat(part) for part in zip(*views, strict=True))
+    return images, masks, answers
+
+
+def train(run: FinishedRun, asked: dict[str, Asked], steps: int, *, shared: bool) -> dict[str, Refiner]:
+    """Every site's network; with `shared` they are averaged by images, again and again."""
+    torch.manual_seed(run.config.seed)
+    first = Refiner(run.classes)
+    networks = {name: Refiner(run.classes) for name in asked}
+    for network in networks.values():
+        network.load_state_dict(first.state_dict())
+    settings = FitSettings(steps, RATE, seed=run.config.seed)
+    optimizers = {name: make_optimizer(network, settings) for name, network in networks.items()}
+    images = {p.site.name: len(p.train.images) for p in run.federation.participants}
+    for step in range(steps):
+        for number, (name, network) in enumerate(networks.items()):
+            pictures, masks, answers = asked[name]
+            generator = step_generator(number + 5, step)
+            index = torch.randint(len(pictures), (BATCH,), generator=generator)
+            with autocast(torch.device("cpu")):
+                found = network(pictures[index], answers[index])
+            found = found.float()
+            loss = F.nll_loss(found.clamp_min(1e-6).log(), masks[index]) + soft_dice_loss(found, masks[index])
+            optimizer_step(network, optimizers[name], loss, settings, step)
+        if shared and ((step + 1) % AVERAGE_EVERY == 0 or step + 1 == steps):
+            total = sum(images.values())
+            mean = {
+                key: sum(networks[name].state_dict()[key] * (images[name] / total) for name in networks)
+                for key in first.state_dict()
+            }
+            for network in networks.values():
+                network.load_state_dict(mean)
+    return networks
+
+
+def main(arguments: list[str] | None = None) -> Path:
+    """Measure it on one run."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("run", type=Path, help="folder of a finished run")
+    parser.add_argument("--steps", type=int, default=STEPS, help="of every site")
+    options = parser.parse_args(arguments)
+    run = FinishedRun.load(options.run)
+    members = run.federation.participants
+    parts = ("val", "test")
+    base = {
+        part: {p.site.name: ask(run, p, run.sites[p.site.name][part].images) for p in members}
+        for part in parts
+    }
+    answers, validation, seconds = (
+        {"as answered": base["test"]},
+        {"as answered": run.validation(base["val"])},
+        {},
+    )
+    asked = {p.site.name: asked_in_training(run, p, number) for number, p in enumerate(members)}
+    for method, shared in (("each site alone", False), ("averaged", True)):
+        started = time.perf_counter()
+        networks = train(run, asked, options.steps, shared=shared)
+        seconds[method] = time.perf_counter() - started
+        with torch.no_grad():
+            refined = {
+                part: {
+                    name: network(run.sites[name][part].images, base[part][name])
+                    for name, network in networks.items()
+                }
+                for part in parts
+            }
+        answers[method], validation[method] = refined["test"], run.validation(refined["val"])
+    found = run.compared(answers, "as answered")
+    for method, entry in found.items():
+        entry |= {"validation": validation[method], "seconds": seconds.get(method, 0.0)}
+    return keep("refinement", options.run, run, {"steps": options.steps, "methods": found})
+
+
+if __name__ == "__main__":
+    print(f"kept in {main()}")
