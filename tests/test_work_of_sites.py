@@ -100,7 +100,7 @@ def images_seen(
 def test_with_equal_work_every_site_sees_as_many_images(
     uneven: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    codec, tuned = images_seen(monkeypatch, uneven, tmp_path / "run")
+    codec, tuned = images_seen(monkeypatch, uneven, tmp_path / "run", **{"codec.work": "equal"})
     (few, many) = sorted(codec)
     assert many > few and codec[few] == 2 * codec[many] == 2 * 2 * 4 * 8
     assert tuned[few] == 2 * tuned[many] == 2 * 2 * 4
@@ -109,7 +109,7 @@ def test_with_equal_work_every_site_sees_as_many_images(
 def test_work_in_proportion_to_images_sees_each_as_often_and_as_many_in_all(
     uneven: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    codec, tuned = images_seen(monkeypatch, uneven, tmp_path / "run", **{"codec.work": "images"})
+    codec, tuned = images_seen(monkeypatch, uneven, tmp_path / "run")
     (few, many) = sorted(codec)
     steps = apportion(12, [few, few, many])
     assert codec == {few: 2 * 8 * (steps[0] + steps[1]), many: 2 * 8 * steps[2]}
@@ -121,7 +121,7 @@ def test_work_in_proportion_to_images_sees_each_as_often_and_as_many_in_all(
 def test_an_interrupted_run_goes_on_with_the_same_work(
     uneven: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = tiny_config(uneven, TUNED | {"codec.work": "images", "tuning.rounds": 0})
+    config = tiny_config(uneven, TUNED | {"tuning.rounds": 0})
     monkeypatch.setattr("ppcmi_fast.training.CHECKPOINT_SECONDS", 0.0)
     same_keys(monkeypatch)
     federate(config, tmp_path / "whole")

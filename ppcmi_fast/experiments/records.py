@@ -22,7 +22,7 @@ SCHEMA = 2
 DECIMALS = 7
 _SOMEWHERE = Path("data")
 # What was done before there was a setting, where that is not its default.
-_BEFORE: dict[str, dict[str, Any]] = {"mapper": {"start": "nothing"}}
+_BEFORE: dict[str, dict[str, Any]] = {"codec": {"work": "equal"}, "mapper": {"start": "nothing"}}
 
 
 def subject_scores(rows: Sequence[ScoreRow]) -> list[list[Any]]:

@@ -35,12 +35,12 @@ class CodecConfig(Section):
 
     `sharing`: "averaged" trains one codec by rounds of sealed averaging among the sites; "phantom" trains it at one
     site on synthetic images; "local" gives each site its own (trust mode "sites" only).
-    `work`: how sites divide a round of averaging: "equal", as many steps each; "images", steps in proportion to their
-    training images, as many in all. Batches of split fine-tuning are divided alike.
+    `work`: how sites divide a round of averaging: "images", steps in proportion to their training images, `local_steps`
+    times as many in all as there are sites; "equal", `local_steps` each. Batches of split fine-tuning are divided alike.
     """
 
     sharing: Literal["averaged", "phantom", "local"] = "averaged"
-    work: Literal["equal", "images"] = "equal"
+    work: Literal["images", "equal"] = "images"
     scales: tuple[int, ...] = (4, 8, 16)
     channels: tuple[int, ...] = (16, 32, 64)
     width: Positive = 24
