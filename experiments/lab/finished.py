@@ -96,7 +96,8 @@ def keep(question: str, folder: Path, run: FinishedRun, found: dict[str, Any]) -
     """Add what was found of a run to the JSON of the question, in place of what was known of the same run."""
     path = RESULTS / f"{question}.json"
     known = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    name = f"{folder.resolve().parent.parent.name}, seed {run.config.seed}"
+    variant = folder.resolve().parent
+    name = f"{variant.parent.name}/{variant.name}, seed {run.config.seed}"
     machine = describe_environment(torch.get_num_threads())
     known[name] = {"size": run.config.size, "cpu": machine["cpu"], "threads": torch.get_num_threads()} | found
     path.parent.mkdir(parents=True, exist_ok=True)
