@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -109,6 +109,20 @@ def device_of(module: nn.Module) -> torch.device:
     """Where a network lies; one without weights is taken to lie on the CPU."""
     first = next(module.parameters(), None)
     return torch.device("cpu") if first is None else first.device
+
+
+def apportion(total: int, weights: Sequence[int]) -> list[int]:
+    """Whole numbers of sum `total` in proportion to positive weights, none under 1 (method of Sainte-Lague).
+
+    Raises:
+        ValueError: `total` is less than there are weights.
+    """
+    if total < len(weights):
+        raise ValueError(f"total: expected at least {len(weights)}, one for each weight, got {total}")
+    shares = [1] * len(weights)
+    while sum(shares) < total:
+        shares[max(range(len(weights)), key=lambda n: weights[n] / (shares[n] + 0.5))] += 1
+    return shares
 
 
 def make_optimizer(module: nn.Module, settings: FitSettings) -> torch.optim.AdamW:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -13,7 +14,7 @@ import torch
 from tiny_runs import interrupting, tiny_config
 from torch import nn
 
-from ppcmi_fast.baselines import METHODS, SiteData, Workbench, federated, run_method
+from ppcmi_fast.baselines import METHODS, SiteData, Workbench, federated, run_method, split
 from ppcmi_fast.baselines.architectures import ARCHITECTURES, make_network
 from ppcmi_fast.baselines.base import Progress
 from ppcmi_fast.baselines.federated import Rounds, average, norm_keys
@@ -93,7 +94,7 @@ def test_rounds_of_one_site_are_plain_training(bench: Workbench, tmp_path: Path)
     rounds = Rounds(one, {"north": make_network("unet", 2, 0)}, 0.0, set(), tmp_path / "a")
     for _ in range(one.rounds):
         rounds._round()
-    plain, settings = make_network("unet", 2, 0), rounds.settings
+    plain, settings = make_network("unet", 2, 0), rounds.settings["north"]
     optimizer = make_optimizer(plain, settings)
     for step in range(settings.steps):
         plain.train()
@@ -161,8 +162,32 @@ def test_bytes_of_averaging_are_weights_up_and_down(bench: Workbench) -> None:
     values = sum(v.numel() for v in make_network("unet", 2, 0).state_dict().values())
     outcome = METHODS["fedavg"](bench)
     assert outcome.bytes_sent == {"weights": 3 * 2 * 2 * 4 * values}
-    # 96 images over 3 rounds, 2 sites and batches of 4 are 4 steps a round and site.
+    # 96 images over 3 rounds, 2 sites and batches of 4 are 8 steps a round.
     assert outcome.images_seen == 96 and set(outcome.maps) == set(bench.sites)
+
+
+def test_sites_divide_a_round_in_proportion_to_their_images_or_alike(bench: Workbench) -> None:
+    assert bench.steps_of_sites() == {"north": 3, "south.1": 5}
+    assert replace(bench, work="equal").steps_of_sites() == {"north": 4, "south.1": 4}
+
+
+@pytest.mark.parametrize("name", ["fedavg", "split_learning"])
+@pytest.mark.parametrize(("work", "images"), [("images", [3, 5]), ("equal", [4, 4])])
+def test_every_site_makes_the_steps_of_its_share(
+    bench: Workbench, name: str, work: str, images: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = split if name == "split_learning" else federated
+    drawn: Counter[int] = Counter()
+    loss = module.batch_loss
+
+    def counted(net: Any, data: Arrays, *rest: Any) -> Any:
+        drawn[len(data.images)] += 1
+        return loss(net, data, *rest)
+
+    monkeypatch.setattr(module, "batch_loss", counted)
+    METHODS[name](replace(bench, work=work))
+    north, south = (len(data.train.images) for data in bench.sites.values())
+    assert drawn == {north: 3 * images[0], south: 3 * images[1]}
 
 
 def test_cutting_a_network_changes_no_gradient() -> None:
@@ -198,7 +223,7 @@ def test_bytes_of_split_learning_are_what_crosses_the_cuts(bench: Workbench) -> 
     outcome = METHODS["split_learning"](bench)
     ends = 4 * sum(v.numel() for part in (head, tail) for v in part.state_dict().values())
     steps = outcome.images_seen // bench.batch
-    assert outcome.bytes_sent == traffic(bench, net, steps, 4)
+    assert outcome.bytes_sent == traffic(bench, net, steps)
     assert outcome.bytes_sent["weights"] == 6 * ends
     assert outcome.parameters < METHODS["fedavg"](bench).parameters
 

@@ -137,13 +137,24 @@ def test_pieces_of_an_earlier_plan_are_left_aside(tmp_path: Path) -> None:
     assert lines == ["left aside: ours, seed 0, of other settings (codec.rounds: 1 -> 7)"]
 
 
-def test_records_from_before_the_mapper_had_a_start_began_from_nothing(tmp_path: Path) -> None:
-    made = plan(settings=TINY | {"mapper.start": "nothing"})
-    write_run(made, tmp_path, SHIFTS)
+@pytest.mark.parametrize(
+    ("section", "name", "then", "now"),
+    [
+        ("mapper", "start", "nothing", "head"),
+        ("codec", "work", "equal", "images"),
+        ("baselines", "work", "equal", "images"),
+    ],
+)
+def test_records_from_before_a_setting_was_there_did_as_was_done_then(
+    tmp_path: Path, section: str, name: str, then: str, now: str
+) -> None:
+    settings = TINY | {"baselines.methods": ["fedavg"]}
+    made = plan(settings=settings | {f"{section}.{name}": then})
+    write_run(made, tmp_path, {"ppcmi": 0.0, "fedavg": 0.1})
     kept = collect("name", made, tmp_path, [], quiet)["runs"]
-    del kept[0]["settings"]["mapper"]["start"]
+    del kept[0]["settings"][section][name]
     assert collect("name", made, tmp_path / "none", copy.deepcopy(kept), quiet)["runs"] == kept
     lines: list[str] = []
     with pytest.raises(RunError, match="expected finished runs, found none"):
-        collect("name", plan(), tmp_path / "none", kept, lines.append)
-    assert lines == ["dropped: one, seed 0, of other settings (mapper.start: nothing -> head)"]
+        collect("name", plan(settings=settings), tmp_path / "none", kept, lines.append)
+    assert lines == [f"dropped: one, seed 0, of other settings ({section}.{name}: {then} -> {now})"]

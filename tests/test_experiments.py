@@ -335,7 +335,7 @@ def test_what_depends_on_a_setting_is_trained_again(tmp_path: Path) -> None:
     assert our_training(changed('mapper.start="head"', "mapper.steps=300")) == our_training(config)
     for same in ("calibrate=false", "threads=2", "measures.nsd_tolerance=1.0", 'baselines.methods=["fedbn"]'):
         assert our_training(changed(same)) == our_training(config)
-        assert baseline_training(changed(same)) == baseline_training(config)
+        assert baseline_training(changed(same), "fedavg") == baseline_training(config, "fedavg")
     for later in ("tuning.rounds=3", "mapper.width=7", "bits_up=8", "bits_down=2", 'trust="server"'):
         assert our_training(changed(later)) != our_training(config)
         assert codec_training(changed(later)) == codec_training(config)
@@ -344,15 +344,23 @@ def test_what_depends_on_a_setting_is_trained_again(tmp_path: Path) -> None:
         assert codec_training(changed(codecs)) != codec_training(config)
     for ours_only in ("codec.rounds=3", "tuning.rounds=3", "bits_up=2", 'trust="server"'):
         assert our_training(changed(ours_only)) != our_training(config)
-        assert baseline_training(changed(ours_only)) == baseline_training(config)
+        assert baseline_training(changed(ours_only), "fedavg") == baseline_training(config, "fedavg")
     for both in ("seed=1", "size=64", 'reading.modality="mri"'):
         assert our_training(changed(both)) != our_training(config)
-        assert baseline_training(changed(both)) != baseline_training(config)
-    assert baseline_training(changed("baselines.learning_rate=0.1")) != baseline_training(config)
+        assert baseline_training(changed(both), "fedavg") != baseline_training(config, "fedavg")
+    assert baseline_training(changed("baselines.learning_rate=0.1"), "fedavg") != baseline_training(
+        config, "fedavg"
+    )
+    # How sites divide a round is nothing to a method without rounds.
+    equal = changed('baselines.work="equal"')
+    assert baseline_training(equal, "fedavg") != baseline_training(config, "fedavg")
+    assert baseline_training(equal, "unet_local") == baseline_training(config, "unet_local")
+    unets = 'baselines.methods=["unet_local"]'
+    assert changed('baselines.work="equal"', unets) == changed(unets)
     # As many images as ours saw: then ours decides.
-    as_ours = baseline_training(changed("baselines.images=0"))
+    as_ours = baseline_training(changed("baselines.images=0"), "fedavg")
     for other in ("codec.rounds=3", 'trust="sites"'):
-        assert baseline_training(changed("baselines.images=0", other)) != as_ours
+        assert baseline_training(changed("baselines.images=0", other), "fedavg") != as_ours
 
 
 def test_the_command_runs_lists_and_tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

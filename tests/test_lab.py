@@ -92,7 +92,10 @@ def test_the_questions_keep_what_they_find(run: Path, results: Path) -> None:
 def test_a_second_run_stands_beside_the_first(run: Path, results: Path) -> None:
     (results / "refinement.json").write_text(json.dumps({"another/ours, seed 0": {"size": 64}}))
     refinement.main([str(run), "--steps", "1"])
-    assert list(json.loads((results / "refinement.json").read_text())) == ["another/ours, seed 0", "name/ours, seed 0"]
+    assert list(json.loads((results / "refinement.json").read_text())) == [
+        "another/ours, seed 0",
+        "name/ours, seed 0",
+    ]
 
 
 def load_make() -> Any:

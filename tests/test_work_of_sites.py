@@ -14,10 +14,9 @@ from tiny_runs import interrupting, same_keys, tiny_config
 from ppcmi_fast.data.arrays import Arrays
 from ppcmi_fast.data.phantom import write_phantom
 from ppcmi_fast.federation import codecs, tuning
-from ppcmi_fast.federation.codecs import apportion
 from ppcmi_fast.federation.run import federate
 from ppcmi_fast.federation.runfolder import read_json
-from ppcmi_fast.training import optimizer_step
+from ppcmi_fast.training import apportion, optimizer_step
 
 TUNED = {
     "codec.rounds": 2,
@@ -116,6 +115,15 @@ def test_work_in_proportion_to_images_sees_each_as_often_and_as_many_in_all(
     assert tuned == {few: 2 * (steps[0] + steps[1]), many: 2 * steps[2]}
     assert codec.total() == 3 * 2 * 4 * 8 and tuned.total() == 3 * 2 * 4
     assert codec[many] > codec[few] / 2 * 1.5
+
+
+def test_codecs_that_sites_do_not_share_are_trained_alike(
+    uneven: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = {"codec.sharing": "local", "trust": "sites"}
+    codec, tuned = images_seen(monkeypatch, uneven, tmp_path / "run", **own)
+    (few, many) = sorted(codec)
+    assert codec[few] == 2 * codec[many] and tuned[few] == 2 * tuned[many]
 
 
 def test_an_interrupted_run_goes_on_with_the_same_work(

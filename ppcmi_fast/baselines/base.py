@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ppcmi_fast.baselines.architectures import make_network
 from ppcmi_fast.data.arrays import Arrays
 from ppcmi_fast.metrics import dice_scores
-from ppcmi_fast.training import FitSettings, FitState
+from ppcmi_fast.training import FitSettings, FitState, apportion
 
 VALIDATIONS = 12
 
@@ -62,6 +62,7 @@ class Workbench:
         seed: fixes networks and draws.
         stages: see `Stages`.
         rounds: of federated methods.
+        work: how their sites divide a round, "images", in proportion to these, or "equal".
         mu: weight of FedProx's proximal term.
         architecture: of the networks, see `architectures.make_network`.
         published_width: fraction of the published profile's channels.
@@ -82,12 +83,20 @@ class Workbench:
     published_width: float = 0.25
     device: torch.device = torch.device("cpu")  # noqa: RUF009 - immutable
     suffix: str = ""
+    work: str = "images"
 
     def train(
         self, name: str, module: nn.Module, total: int, fit: Callable[[Path, Progress], FitState]
     ) -> dict[str, Any]:
         """`Stages.train` under this workbench's names."""
         return self.stages.train(name + self.suffix, module, total, fit)
+
+    def steps_of_sites(self) -> dict[str, int]:
+        """Steps that each site makes in a round of a federated method, so that all together see the budget."""
+        each = max(1, self.images // (self.batch * self.rounds * len(self.sites)))
+        images = [len(data.train.images) for data in self.sites.values()]
+        steps = [each] * len(images) if self.work == "equal" else apportion(each * len(images), images)
+        return dict(zip(self.sites, steps, strict=True))
 
     def network(self, norm: str = "INSTANCE") -> nn.Module:
         """A new network of the architecture, with the seed's first weights, where it is trained."""

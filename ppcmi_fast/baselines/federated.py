@@ -65,10 +65,12 @@ class Rounds:
         )
         total = sum(len(data.train.images) for data in bench.sites.values())
         self.shares = {name: len(data.train.images) / total for name, data in bench.sites.items()}
-        self.local_steps = local_steps(bench)
-        self.settings = bench.settings(bench.rounds * self.local_steps)
+        self.local_steps = bench.steps_of_sites()
+        self.settings = {
+            name: bench.settings(bench.rounds * steps) for name, steps in self.local_steps.items()
+        }
         # Moments are kept over the rounds, as our own codec rounds keep them.
-        self.optimizers = {name: make_optimizer(net, self.settings) for name, net in nets.items()}
+        self.optimizers = {name: make_optimizer(net, self.settings[name]) for name, net in nets.items()}
         self.criterion = make_criterion()
         self.state = FitState()
         self.best: dict[str, dict[str, Tensor]] = {}
@@ -94,16 +96,16 @@ class Rounds:
         start = [p.detach().clone() for p in net.parameters()] if self.mu else []
         net.train()
         total = 0.0
-        for local in range(self.local_steps):
-            step = self.state.step * self.local_steps + local
+        for local in range(self.local_steps[name]):
+            step = self.state.step * self.local_steps[name] + local
             generator = step_generator(self.bench.seed * 1009 + number, step)
             loss = batch_loss(net, data, self.bench.batch, self.criterion, generator)
             total += loss.item()
             for now, then in zip(net.parameters(), start, strict=False):
                 loss = loss + 0.5 * self.mu * (now - then).square().sum()
-            optimizer_step(net, self.optimizers[name], loss, self.settings, step)
+            optimizer_step(net, self.optimizers[name], loss, self.settings[name], step)
         net.eval()
-        return total / self.local_steps
+        return total / self.local_steps[name]
 
     def _round(self) -> dict[str, float]:
         losses = [self._steps_at(number, name) for number, name in enumerate(self.nets)]
@@ -139,11 +141,6 @@ class Rounds:
         return state
 
 
-def local_steps(bench: Workbench) -> int:
-    """Steps a site makes in a round, so that all together see the budget."""
-    return max(1, bench.images // (bench.batch * bench.rounds * len(bench.sites)))
-
-
 def _federated(bench: Workbench, name: str, mu: float, *, keep_norms: bool) -> Outcome:
     if keep_norms and bench.architecture != "unet":
         raise ConfigError(
@@ -159,7 +156,7 @@ def _federated(bench: Workbench, name: str, mu: float, *, keep_norms: bool) -> O
     facts = bench.train(name, nn.ModuleList(nets.values()), bench.rounds, fit)
     with torch.no_grad():
         maps = {site: predict(nets[site].eval(), data.test.images) for site, data in bench.sites.items()}
-    seen = facts["steps"] * local_steps(bench) * bench.batch * len(nets)
+    seen = facts["steps"] * sum(bench.steps_of_sites().values()) * bench.batch
     parameters = count_parameters(next(iter(nets.values())))
     return Outcome(maps, seen, facts["seconds"], parameters, facts["traffic"], facts["best"])
 

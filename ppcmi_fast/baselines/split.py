@@ -48,13 +48,13 @@ def split_learning(bench: Workbench) -> Outcome:
             f'baselines.architecture: expected "unet" for split_learning, got "{bench.architecture}"; it alone is cut'
         )
     net = bench.network()
-    names = list(bench.sites)
-    turn = max(1, bench.images // (bench.batch * bench.rounds * len(names)))
-    steps = turn * bench.rounds * len(names)
+    # Whose step it is, over one round.
+    turns = [name for name, steps in bench.steps_of_sites().items() for _ in range(steps)]
+    steps = bench.rounds * len(turns)
     criterion, made = make_criterion(), [0]
 
     def loss(generator: torch.Generator) -> Tensor:
-        data = bench.sites[names[(made[0] // turn) % len(names)]].train
+        data = bench.sites[turns[made[0] % len(turns)]].train
         made[0] += 1
         return batch_loss(net, data, bench.batch, criterion, generator)
 
@@ -67,7 +67,7 @@ def split_learning(bench: Workbench) -> Outcome:
         )
         made[0] = training.state.step
         state = training.run()
-        state.traffic = traffic(bench, net, state.step, turn)
+        state.traffic = traffic(bench, net, state.step)
         return state
 
     facts = bench.train("split_learning", net, steps, fit)
@@ -79,10 +79,11 @@ def split_learning(bench: Workbench) -> Outcome:
     )
 
 
-def traffic(bench: Workbench, net: nn.Module, steps: int, turn: int) -> dict[str, int]:
+def traffic(bench: Workbench, net: nn.Module, steps: int) -> dict[str, int]:
     """Bytes over the cuts, there and back, and of the ends that sites hand on."""
     images = next(iter(bench.sites.values())).train.images[:1]
     head, _, tail = cut(net)
     ends = sum(v.numel() * v.element_size() for end in (head, tail) for v in end.state_dict().values())
+    handed_on = steps * len(bench.sites) // sum(bench.steps_of_sites().values())
     crossing = 2 * FLOAT_BYTES * bench.batch * values_at_cuts(net, images)
-    return {"activations_and_gradients": steps * crossing, "weights": (steps // turn) * ends}
+    return {"activations_and_gradients": steps * crossing, "weights": handed_on * ends}

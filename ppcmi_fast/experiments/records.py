@@ -22,7 +22,11 @@ SCHEMA = 2
 DECIMALS = 7
 _SOMEWHERE = Path("data")
 # What was done before there was a setting, where that is not its default.
-_BEFORE: dict[str, dict[str, Any]] = {"codec": {"work": "equal"}, "mapper": {"start": "nothing"}}
+_BEFORE: dict[str, dict[str, Any]] = {
+    "baselines": {"work": "equal"},
+    "codec": {"work": "equal"},
+    "mapper": {"start": "nothing"},
+}
 
 
 def subject_scores(rows: Sequence[ScoreRow]) -> list[list[Any]]:
@@ -171,7 +175,7 @@ def _has(record: dict[str, Any], method: str, run: PlannedRun, subjects: list[li
     before, facts = _settings_of(record), record["methods"].get(method)
     if before is None or facts is None or [row[:3] for row in facts["scores"]] != subjects:
         return False
-    return baseline_training(before) == baseline_training(run.config)
+    return baseline_training(before, method) == baseline_training(run.config, method)
 
 
 def collect(

@@ -13,6 +13,7 @@ from ppcmi_fast.errors import ConfigError, RunError
 from ppcmi_fast.federation.codecs import latent_noise
 from ppcmi_fast.federation.config import RunConfig, is_whole
 from ppcmi_fast.federation.runfolder import RunFolder, read_json, write_json
+from ppcmi_fast.federation.sections import FEDERATED
 
 # Ours: the keys go with what was trained under them.
 OUR_FOLDERS = ("keys", "server", "sites")
@@ -43,9 +44,10 @@ def codec_training(config: RunConfig) -> dict[str, Any]:
     return config.model_dump(exclude={*EVALUATION, *AFTER_CODECS}) | {"noise": latent_noise(config)}
 
 
-def baseline_training(config: RunConfig) -> dict[str, Any]:
-    """The settings that each baseline depends on."""
-    own = config.model_dump(include={*DATA}) | {"baselines": config.baselines.model_dump(exclude={"methods"})}
+def baseline_training(config: RunConfig, method: str) -> dict[str, Any]:
+    """The settings that a baseline depends on."""
+    others = {"methods"} if method in FEDERATED else {"methods", "work"}
+    own = config.model_dump(include={*DATA}) | {"baselines": config.baselines.model_dump(exclude=others)}
     if config.baselines.images:
         return own
     # As many images as ours saw.
@@ -145,7 +147,7 @@ def _other_settings(networks: Path, config: RunConfig) -> dict[str, Any]:
 
 def _has(run: FinishedRun, method: str, config: RunConfig) -> bool:
     trained = method in run.config.baselines.methods
-    return trained and baseline_training(run.config) == baseline_training(config)
+    return trained and baseline_training(run.config, method) == baseline_training(config, method)
 
 
 def _copy_baseline(method: str, source: Path, target: Path) -> dict[str, Any]:

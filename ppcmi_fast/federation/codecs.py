@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +26,7 @@ from ppcmi_fast.training import (
     Fit,
     FitSettings,
     FitState,
+    apportion,
     autocast,
     choose_device,
     device_of,
@@ -99,23 +100,10 @@ def learner_loss(learner: CodecLearner, data: Arrays, batch: int, generator: tor
 
 def work_of_sites(participants: list[Participant], config: RunConfig, each: int) -> list[int]:
     """How many of `each * sites` steps, or images of a step, are each site's; see `CodecConfig.work`."""
-    if config.codec.work == "equal":
+    # A codec of its own is trained by nobody else, whatever images its site has.
+    if config.codec.work == "equal" or config.codec.sharing == "local":
         return [each] * len(participants)
     return apportion(each * len(participants), [len(p.train.images) for p in participants])
-
-
-def apportion(total: int, weights: Sequence[int]) -> list[int]:
-    """Whole numbers of sum `total` in proportion to positive weights, none under 1 (method of Sainte-Lague).
-
-    Raises:
-        ValueError: `total` is less than there are weights.
-    """
-    if total < len(weights):
-        raise ValueError(f"total: expected at least {len(weights)}, one for each weight, got {total}")
-    shares = [1] * len(weights)
-    while sum(shares) < total:
-        shares[max(range(len(weights)), key=lambda n: weights[n] / (shares[n] + 0.5))] += 1
-    return shares
 
 
 class CodecRounds:

@@ -12,6 +12,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from ppcmi_fast.codec.mask import check_scales
 from ppcmi_fast.errors import ConfigError
 from ppcmi_fast.federation.sections import (
+    FEDERATED,
     BaselineConfig,
     Bits,
     CodecConfig,
@@ -173,10 +174,13 @@ class RunConfig(Section):
         return STEPS_FROM_HEAD if self.starts_from_head else STEPS_FROM_NOTHING
 
     def _decided(self) -> RunConfig:
-        """With what "auto" comes to, so that settings which do the same are the same."""
+        """With what "auto" comes to, and without what nothing depends on: settings which do the same are the same."""
         start = "head" if self.starts_from_head else "nothing"
         mapper = self.mapper.model_copy(update={"start": start, "steps": self.mapper_steps})
-        return self.model_copy(update={"mapper": mapper})
+        baselines = self.baselines
+        if not {*FEDERATED} & {*baselines.methods}:
+            baselines = baselines.model_copy(update={"work": BaselineConfig().work})
+        return self.model_copy(update={"mapper": mapper, "baselines": baselines})
 
     def _check_start(self) -> None:
         if self.mapper.start == "head" and self.head_obstacle:

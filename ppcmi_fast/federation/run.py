@@ -219,6 +219,7 @@ class FederatedRun:
             settings.architecture,
             settings.published_width,
             choose_device(self.config.device),
+            work=settings.work,
         )
         return {name: run_method(name, bench, settings.learning_rates) for name in settings.methods}
 

@@ -23,6 +23,9 @@ Method = Literal[
     "published_no_skips",
 ]
 
+# Those whose sites work in rounds.
+FEDERATED = ("fedavg", "fedprox", "fedbn", "split_learning")
+
 
 class Section(BaseModel):
     """Settings of which unknown ones are refused and none is changed later."""
@@ -35,8 +38,8 @@ class CodecConfig(Section):
 
     `sharing`: "averaged" trains one codec by rounds of sealed averaging among the sites; "phantom" trains it at one
     site on synthetic images; "local" gives each site its own (trust mode "sites" only).
-    `work`: how sites divide a round of averaging: "images", steps in proportion to their training images, `local_steps`
-    times as many in all as there are sites; "equal", `local_steps` each. Batches of split fine-tuning are divided alike.
+    `work`: how sites that share a codec divide a round of averaging: "equal", `local_steps` each; "images", as many in
+    all, in proportion to their training images, at least one each. Batches of split fine-tuning are divided alike.
     """
 
     sharing: Literal["averaged", "phantom", "local"] = "averaged"
@@ -87,7 +90,7 @@ class TuningConfig(Section):
     Attributes:
         rounds: each closed by a sealed average of the encoders.
         local_steps: steps a round, made by all sites together.
-        batch: images a site and step.
+        batch: images a site and step, on the mean over sites; see `CodecConfig.work`.
         learning_rate: of the sites' encoders.
         mapper_learning_rate: of the server's mapper.
     """
@@ -109,6 +112,7 @@ class BaselineConfig(Section):
         learning_rate: peak rate of AdamW.
         learning_rates: to be tried first, each for a tenth of the budget; empty takes `learning_rate`.
         rounds: of federated methods.
+        work: how their sites divide a round, as `CodecConfig.work`.
         mu: weight of FedProx's proximal term.
         published_width: fraction of the published networks' channels; their whole width is for a GPU.
         images: that each method sees; 0 gives it as many as codec and mapper saw together.
@@ -120,6 +124,7 @@ class BaselineConfig(Section):
     learning_rate: Annotated[float, Field(gt=0)] = 2e-3
     learning_rates: tuple[Annotated[float, Field(gt=0)], ...] = ()
     rounds: Positive = 40
+    work: Literal["images", "equal"] = "images"
     mu: Annotated[float, Field(ge=0)] = 0.01
     published_width: Annotated[float, Field(gt=0, le=1)] = 0.25
     images: Annotated[int, Field(ge=0)] = 0
