@@ -52,18 +52,19 @@ def row(run: str, method: str, entry: dict[str, Any]) -> str:
 def section(question: str, found: dict[str, Any]) -> list[str]:
     """What is known of one question."""
     title, text = QUESTIONS[question]
-    machines = ", or ".join(sorted({f"{run['threads']} thread of {run['cpu']}" for run in found.values()}))
-    steps = ", ".join(map(str, sorted({run["steps"] for run in found.values()})))
+    machines = {
+        f"{run['threads']} thread{'s'[: run['threads'] != 1]} of {run['cpu']}" for run in found.values()
+    }
     lines = [
         f"## {title}",
         "",
-        f"{text} `python experiments/lab/{question}.py RUN`; {steps} steps; {machines}.",
+        f"{text} `python experiments/lab/{question}.py RUN`; {', or '.join(sorted(machines))}.",
         "",
         "| run | method | Dice, validation | Dice, held out | points | 95 % | p | minutes |",
         "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
     for name, run in found.items():
-        about = f"{name}, {run['size']} x {run['size']}"
+        about = f"{name}, {run['size']} x {run['size']}, {run['steps']} steps"
         lines += [row(about, method, entry) for method, entry in run["methods"].items()]
     return [*lines, ""]
 

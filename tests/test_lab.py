@@ -2,23 +2,32 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
+import shutil
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from types import ModuleType
 
 import coarse_supervision
-import finished
+import make_lab as make
 import pytest
 import refinement
+import restored
 import torch
 from tiny_runs import tiny_config
 
 from ppcmi_fast.data.phantom import write_phantom
-from ppcmi_fast.errors import RunError
 from ppcmi_fast.federation.run import federate
 
-ROOT = Path(__file__).resolve().parents[1]
+
+def rewrite(path: Path, old: str, new: str) -> None:
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+
+
+def ask(question: ModuleType, run: Path, steps: int = 1) -> int:
+    return restored.command(question.measure, question.__name__, "", steps, [str(run), "--steps", str(steps)])
 
 
 @pytest.fixture(scope="module")
@@ -34,12 +43,12 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(finished, "RESULTS", tmp_path)
+    monkeypatch.setattr(restored, "RESULTS", tmp_path)
     return tmp_path
 
 
 def test_a_finished_run_answers_as_it_did_when_it_was_finished(run: Path) -> None:
-    found = finished.FinishedRun.load(run)
+    found = restored.RestoredRun.load(run)
     answers = {
         p.site.name: refinement.ask(found, p, found.sites[p.site.name]["test"].images)
         for p in found.federation.participants
@@ -50,9 +59,37 @@ def test_a_finished_run_answers_as_it_did_when_it_was_finished(run: Path) -> Non
     assert entry["b"]["points"] == 0.0
 
 
-def test_no_run_is_no_run(tmp_path: Path) -> None:
-    with pytest.raises(RunError, match="expected the folder of a finished run"):
-        finished.FinishedRun.load(tmp_path)
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda folder: (folder / "metrics.json").unlink(), "expected the folder of a finished run"),
+        (lambda folder: folder.rename(folder.with_name("seed-1")), "expected EXPERIMENT/VARIANT/seed-0"),
+        (
+            lambda folder: rewrite(folder / "config.toml", 'mask = "linear"', 'mask = "autoencoder"'),
+            'codec.mask: expected a run with "linear"',
+        ),
+    ],
+    ids=["unfinished", "elsewhere", "autoencoder"],
+)
+def test_what_cannot_be_restored_is_named(
+    run: Path,
+    tmp_path: Path,
+    results: Path,
+    capsys: pytest.CaptureFixture[str],
+    change: Callable[[Path], object],
+    message: str,
+) -> None:
+    folder = tmp_path / "name" / "ours" / "seed-0"
+    shutil.copytree(run, folder)
+    change(folder)
+    (found,) = folder.parent.iterdir()
+    assert ask(refinement, found) == 2
+    assert message in capsys.readouterr().err and not list(results.glob("*.json"))
+
+
+def test_no_steps_are_refused(run: Path, results: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert ask(refinement, run, steps=0) == 2
+    assert "--steps: expected at least 1, got 0" in capsys.readouterr().err
 
 
 def test_a_refiner_begins_as_the_identity() -> None:
@@ -61,7 +98,7 @@ def test_a_refiner_begins_as_the_identity() -> None:
 
 
 def test_averaged_refiners_are_one_and_others_are_not(run: Path) -> None:
-    found = finished.FinishedRun.load(run)
+    found = restored.RestoredRun.load(run)
     asked = {
         p.site.name: refinement.asked_in_training(found, p, number)
         for number, p in enumerate(found.federation.participants)
@@ -79,34 +116,24 @@ def test_the_questions_keep_what_they_find(run: Path, results: Path) -> None:
         (refinement, ["as answered", "each site alone", "averaged"]),
         (coarse_supervision, ["one scale", "every scale"]),
     ):
-        path = question.main([str(run), "--steps", "2"])
-        assert path == results / f"{question.__name__}.json"
-        (entry,) = json.loads(path.read_text()).values()
-        assert list(entry["methods"]) == methods and entry["steps"] == 2
+        assert ask(question, run, steps=2) == 0
+        found = json.loads((results / f"{question.__name__}.json").read_text())
+        entry = found["name/ours, seed 0"]
+        assert list(found) == ["name/ours, seed 0"] and entry["steps"] == 2
+        assert list(entry["methods"]) == methods
         base, *others = entry["methods"].values()
         assert "points" not in base
         for other in others:
             assert other["points"] == pytest.approx(100 * (other["dice"] - base["dice"]))
+        page = make.page({question.__name__: found})
+        assert all(f"| name/ours, seed 0, 32 x 32, 2 steps | {method} |" in page for method in methods)
 
 
 def test_a_second_run_stands_beside_the_first(run: Path, results: Path) -> None:
     (results / "refinement.json").write_text(json.dumps({"another/ours, seed 0": {"size": 64}}))
-    refinement.main([str(run), "--steps", "1"])
-    assert list(json.loads((results / "refinement.json").read_text())) == [
-        "another/ours, seed 0",
-        "name/ours, seed 0",
-    ]
-
-
-def load_make() -> Any:
-    spec = importlib.util.spec_from_file_location("make_lab", ROOT / "docs" / "make_lab.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-make = load_make()
+    assert ask(refinement, run, steps=1) == 0
+    kept = json.loads((results / "refinement.json").read_text())
+    assert list(kept) == ["another/ours, seed 0", "name/ours, seed 0"]
 
 
 def test_the_page_is_what_the_figures_say() -> None:

@@ -3,28 +3,17 @@
 from __future__ import annotations
 
 import copy
-import importlib.util
 import json
-import sys
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
+import make_performance
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def _load() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("make_performance", ROOT / "docs" / "make_performance.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["make_performance"] = module  # dataclasses look their module up while it is being read
-    spec.loader.exec_module(module)
-    return module
-
-
-make: Any = _load()
+make: Any = make_performance
 CPU: dict[str, Any] = json.loads((ROOT / "benchmarks" / "results" / "cpu.json").read_text())
 
 ROOF: dict[str, Any] = json.loads((ROOT / "benchmarks" / "results" / "roof.json").read_text())["roofs"]

@@ -3,23 +3,11 @@
 from __future__ import annotations
 
 import copy
-import importlib.util
 import json
-from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
+import make_reading as make
 
-
-def load() -> Any:
-    spec = importlib.util.spec_from_file_location("make_reading", ROOT / "docs" / "make_reading.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-make = load()
 FIGURES: dict[str, Any] = json.loads(make.FIGURES.read_text())
 
 

@@ -2,31 +2,15 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import sys
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
+import make_results
 import pytest
 from fabricated_run import make_metrics, make_run
 
 SCRIPT = Path(__file__).resolve().parents[1] / "docs" / "make_results.py"
-
-
-def _load() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("make_results", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    # dataclasses look their module up while it is being read.
-    sys.modules["make_results"] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-make_results: Any = _load()
 
 
 def sunnybrook(**changes: Any) -> dict[str, Any]:

@@ -4,19 +4,19 @@
 
 It takes the trained codec of a finished run and trains the mapper from nothing, once as the server does and once with
 mask codes of the coarser image scales as further targets (the paper has a mapping a scale), under the same batches and
-steps. Latents are the plain ones in float32: an orthogonal frame changes neither the squared error nor what there is to
-learn, and bits would be the same for both.
+steps. The codec has learnt, with its head, for the finest grid alone. Latents are the plain ones in float32: an
+orthogonal frame changes neither the squared error nor what there is to learn, and bits would be the same for both.
 """
 
 from __future__ import annotations
 
-import argparse
+import sys
 import time
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Any
 
 import torch
-from finished import FinishedRun, keep
+from restored import RestoredRun, command
 from torch import Tensor
 
 from ppcmi_fast.codec import LinearMaskCodec
@@ -53,7 +53,7 @@ def encoded(participant: Participant, images: Tensor) -> Latents:
     return {scale: torch.cat([part[scale] for part in parts]) for scale in parts[0]}
 
 
-def joined(run: FinishedRun, part: str, codecs: dict[int, LinearMaskCodec], views: int) -> PlainLatents:
+def joined(run: RestoredRun, part: str, codecs: dict[int, LinearMaskCodec], views: int) -> PlainLatents:
     """Latents of all sites' images of a part."""
     sets = []
     for number, participant in enumerate(run.federation.participants):
@@ -71,7 +71,7 @@ def joined(run: FinishedRun, part: str, codecs: dict[int, LinearMaskCodec], view
     return PlainLatents(images_of, masks_of)
 
 
-def train(run: FinishedRun, codecs: dict[int, LinearMaskCodec], steps: int) -> LatentMapper:
+def train(run: RestoredRun, codecs: dict[int, LinearMaskCodec], steps: int) -> LatentMapper:
     """A mapper from nothing to the codes of these codecs."""
     settings = run.config.mapper
     image_codec = run.federation.participants[0].learner.image_codec
@@ -89,13 +89,15 @@ def train(run: FinishedRun, codecs: dict[int, LinearMaskCodec], steps: int) -> L
         validate_every=max(1, steps // VALIDATIONS),
         seed=run.config.seed,
     )
-    sets = joined(run, "train", codecs, settings.views), joined(run, "val", codecs, 1)
+    # Weights are kept by the finest grid's error alone, which is what is measured.
+    finest = {min(codecs): codecs[min(codecs)]}
+    sets = joined(run, "train", codecs, settings.views), joined(run, "val", finest, 1)
     train_mapper(mapper, *sets, fit, settings.batch, balance=settings.balance)
     return mapper.eval()
 
 
 @torch.no_grad()
-def answers(run: FinishedRun, mapper: LatentMapper, codec: LinearMaskCodec, part: str) -> dict[str, Tensor]:
+def answers(run: RestoredRun, mapper: LatentMapper, codec: LinearMaskCodec, part: str) -> dict[str, Tensor]:
     """Class scores of every site's images of a part, from the code of the finest grid alone."""
     found = {}
     for participant in run.federation.participants:
@@ -108,35 +110,31 @@ def answers(run: FinishedRun, mapper: LatentMapper, codec: LinearMaskCodec, part
     return found
 
 
-def main(arguments: list[str] | None = None) -> Path:
-    """Measure it on one run."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("run", type=Path, help="folder of a finished run")
-    parser.add_argument("--steps", type=int, default=STEPS, help="of each mapper")
-    options = parser.parse_args(arguments)
-    run = FinishedRun.load(options.run)
-    finest = run.federation.participants[0].learner.mask_codec
-    if not isinstance(finest, LinearMaskCodec):
-        raise ConfigError('codec.mask: expected a run with "linear", got "autoencoder"; take another run')
-    coarser = {
-        s: LinearMaskCodec(run.classes, s, finest.rank) for s in run.config.codec.scales if s > finest.block
-    }
-    if not coarser:
-        raise ConfigError(f"codec.scales: expected one over {finest.block}, got none; take another run")
+def measure(run: RestoredRun, steps: int) -> dict[str, Any]:
+    """The finest grid's answers of a mapper to it alone, and of one to all."""
+    config, finest = run.config, run.federation.participants[0].learner.mask_codec
+    if config.codec.sharing == "local":
+        raise ConfigError('codec.sharing: expected a shared codec, got "local"; take another run')
+    assert isinstance(finest, LinearMaskCodec)
+    scales = [scale for scale in config.codec.scales if scale > finest.block]
+    if not scales:
+        raise ConfigError(
+            f"codec.scales: expected one over {finest.block}, got {config.codec.scales}; take another run"
+        )
+    coarser = {scale: LinearMaskCodec(run.classes, scale, finest.rank) for scale in scales}
     base, further = "one scale", "every scale"
     scores, facts = {}, {}
     for method, codecs in ((base, {finest.block: finest}), (further, {finest.block: finest} | coarser)):
         started = time.perf_counter()
-        mapper = train(run, codecs, options.steps)
-        facts[method] = {"seconds": time.perf_counter() - started}
+        mapper = train(run, codecs, steps)
+        seconds = time.perf_counter() - started
         scores[method] = answers(run, mapper, finest, "test")
-        facts[method]["validation"] = run.validation(answers(run, mapper, finest, "val"))
-    found = run.compared(scores, base)
-    methods = {method: found[method] | facts[method] for method in found}
-    return keep("coarse_supervision", options.run, run, {"steps": options.steps, "methods": methods})
+        facts[method] = {
+            "validation": run.validation(answers(run, mapper, finest, "val")),
+            "seconds": seconds,
+        }
+    return {method: entry | facts[method] for method, entry in run.compared(scores, base).items()}
 
 
 if __name__ == "__main__":
-    print(f"kept in {main()}")
+    sys.exit(command(measure, __file__, __doc__, STEPS))

@@ -9,13 +9,13 @@ no more than their basis does, and the answer is a mean: a network that sees the
 
 from __future__ import annotations
 
-import argparse
+import sys
 import time
-from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-from finished import FinishedRun, keep
+from restored import RestoredRun, command
 from torch import Tensor, nn
 
 from ppcmi_fast.codec.learner import soft_dice_loss
@@ -54,24 +54,24 @@ class Refiner(nn.Module):
         return probabilities
 
 
-def ask(run: FinishedRun, participant: Participant, images: Tensor) -> Tensor:
+def ask(run: RestoredRun, participant: Participant, images: Tensor) -> Tensor:
     """The server's answers, class scores [N, classes, H, W]."""
     return torch.cat(list(answers_through_wire(participant.site, run.federation.channel, images)))
 
 
-def asked_in_training(run: FinishedRun, participant: Participant, number: int) -> Asked:
+def asked_in_training(run: RestoredRun, participant: Participant, number: int) -> Asked:
     """Images, masks and answers of a site's training images, the first view as they are."""
-    data, views = participant.train, []
+    data, views, seed = participant.train, [], run.config.seed * 1009 + number
     for view in range(VIEWS):
         images, masks = data.images, data.masks
         if view:
-            images, masks = augment(images, masks, step_generator(number + 77, view), data.modality)
+            images, masks = augment(images, masks, step_generator(seed, -view), data.modality)
         views.append((images, masks, ask(run, participant, images)))
     images, masks, answers = (torch.cat(part) for part in zip(*views, strict=True))
     return images, masks, answers
 
 
-def train(run: FinishedRun, asked: dict[str, Asked], steps: int, *, shared: bool) -> dict[str, Refiner]:
+def train(run: RestoredRun, asked: dict[str, Asked], steps: int, *, shared: bool) -> dict[str, Refiner]:
     """Every site's network; with `shared` they are averaged by images, again and again."""
     torch.manual_seed(run.config.seed)
     first = Refiner(run.classes)
@@ -84,7 +84,7 @@ def train(run: FinishedRun, asked: dict[str, Asked], steps: int, *, shared: bool
     for step in range(steps):
         for number, (name, network) in enumerate(networks.items()):
             pictures, masks, answers = asked[name]
-            generator = step_generator(number + 5, step)
+            generator = step_generator(run.config.seed * 1009 + number, step)
             index = torch.randint(len(pictures), (BATCH,), generator=generator)
             with autocast(torch.device("cpu")):
                 found = network(pictures[index], answers[index])
@@ -102,17 +102,9 @@ def train(run: FinishedRun, asked: dict[str, Asked], steps: int, *, shared: bool
     return networks
 
 
-def main(arguments: list[str] | None = None) -> Path:
-    """Measure it on one run."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("run", type=Path, help="folder of a finished run")
-    parser.add_argument("--steps", type=int, default=STEPS, help="of every site")
-    options = parser.parse_args(arguments)
-    run = FinishedRun.load(options.run)
-    members = run.federation.participants
-    parts = ("val", "test")
+def measure(run: RestoredRun, steps: int) -> dict[str, Any]:
+    """The answers as they are, and refined by networks of each site alone and of all."""
+    members, parts = run.federation.participants, ("val", "test")
     base = {
         part: {p.site.name: ask(run, p, run.sites[p.site.name][part].images) for p in members}
         for part in parts
@@ -120,12 +112,12 @@ def main(arguments: list[str] | None = None) -> Path:
     answers, validation, seconds = (
         {"as answered": base["test"]},
         {"as answered": run.validation(base["val"])},
-        {},
+        {"as answered": 0.0},
     )
     asked = {p.site.name: asked_in_training(run, p, number) for number, p in enumerate(members)}
     for method, shared in (("each site alone", False), ("averaged", True)):
         started = time.perf_counter()
-        networks = train(run, asked, options.steps, shared=shared)
+        networks = train(run, asked, steps, shared=shared)
         seconds[method] = time.perf_counter() - started
         with torch.no_grad():
             refined = {
@@ -136,11 +128,11 @@ def main(arguments: list[str] | None = None) -> Path:
                 for part in parts
             }
         answers[method], validation[method] = refined["test"], run.validation(refined["val"])
-    found = run.compared(answers, "as answered")
-    for method, entry in found.items():
-        entry |= {"validation": validation[method], "seconds": seconds.get(method, 0.0)}
-    return keep("refinement", options.run, run, {"steps": options.steps, "methods": found})
+    return {
+        method: entry | {"validation": validation[method], "seconds": seconds[method]}
+        for method, entry in run.compared(answers, "as answered").items()
+    }
 
 
 if __name__ == "__main__":
-    print(f"kept in {main()}")
+    sys.exit(command(measure, __file__, __doc__, STEPS))

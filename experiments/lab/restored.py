@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
+import argparse
+import sys
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,20 +16,20 @@ from torch import Tensor
 from ppcmi_fast.data.arrays import Arrays
 from ppcmi_fast.data.splits import limit_training, split_by_subject
 from ppcmi_fast.environment import describe_environment
-from ppcmi_fast.errors import RunError
+from ppcmi_fast.errors import ConfigError, PpcmiError, RunError
 from ppcmi_fast.federation.build import Federation, build_federation
 from ppcmi_fast.federation.config import RunConfig
 from ppcmi_fast.federation.dataset import read_dataset
 from ppcmi_fast.federation.evaluate import mean_dice
 from ppcmi_fast.federation.run import FederatedRun
-from ppcmi_fast.federation.runfolder import RunFolder
+from ppcmi_fast.federation.runfolder import RunFolder, read_json, write_json
 from ppcmi_fast.federation.scoring import Scorer, compare_rows, summarise_rows
 
 RESULTS = Path(__file__).resolve().parents[2] / "docs" / "results" / "lab"
 
 
 @dataclass(frozen=True)
-class FinishedRun:
+class RestoredRun:
     """Its parts; sites' thresholds are left out, so that all that is compared takes the likeliest class."""
 
     config: RunConfig
@@ -39,15 +40,25 @@ class FinishedRun:
     sites: dict[str, dict[str, Arrays]]
 
     @classmethod
-    def load(cls, folder: Path) -> FinishedRun:
-        """Read the run in `folder`; nothing is trained.
+    def load(cls, folder: Path) -> RestoredRun:
+        """Read the run in `folder` to the CPU; nothing is trained.
 
         Raises:
-            RunError: not the folder of a finished run.
+            RunError: not the folder of a finished run of an experiment.
+            ConfigError: its answers are no probabilities.
         """
         if not (folder / "metrics.json").is_file():
             raise RunError(f"{folder}: expected the folder of a finished run; make one with `ppcmi federate`")
-        config = RunConfig.load(folder / "config.toml")
+        config = RunConfig.load(folder / "config.toml").model_copy(update={"device": "cpu"})
+        if folder.resolve().name != f"seed-{config.seed}":
+            raise RunError(
+                f"{folder}: expected EXPERIMENT/VARIANT/seed-{config.seed}, by which its figures are named, got another"
+                " name; make the run by `ppcmi experiment run`"
+            )
+        if config.codec.mask != "linear":
+            raise ConfigError(
+                f'codec.mask: expected a run with "linear", got "{config.codec.mask}"; take another run'
+            )
         torch.set_num_threads(config.threads or torch.get_num_threads())
         dataset = read_dataset(config)
         split = split_by_subject(dataset.records, seed=config.seed)
@@ -92,14 +103,49 @@ class FinishedRun:
         }
 
 
-def keep(question: str, folder: Path, run: FinishedRun, found: dict[str, Any]) -> Path:
+def keep(question: str, folder: Path, run: RestoredRun, found: dict[str, Any]) -> Path:
     """Add what was found of a run to the JSON of the question, in place of what was known of the same run."""
     path = RESULTS / f"{question}.json"
-    known = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    known = read_json(path) if path.is_file() else {}
     variant = folder.resolve().parent
     name = f"{variant.parent.name}/{variant.name}, seed {run.config.seed}"
     machine = describe_environment(torch.get_num_threads())
     known[name] = {"size": run.config.size, "cpu": machine["cpu"], "threads": torch.get_num_threads()} | found
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(dict(sorted(known.items())), indent=1) + "\n", encoding="utf-8")
+    write_json(path, dict(sorted(known.items())))
     return path
+
+
+def command(
+    measure: Callable[[RestoredRun, int], dict[str, Any]],
+    script: str,
+    text: str,
+    steps: int,
+    arguments: list[str] | None = None,
+) -> int:
+    """The command of a question: restore a run, `measure` it with so many steps, keep what is found.
+
+    Args:
+        measure: run and steps -> method -> figures.
+        script: path of the question's script, which names its JSON.
+        text: what `--help` says.
+        steps: unless the command says otherwise.
+        arguments: of the command; None takes the process's.
+
+    Returns:
+        The process's exit status: 2 where the run or the steps cannot be used.
+    """
+    parser = argparse.ArgumentParser(description=text, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path, help="folder of a finished run, EXPERIMENT/VARIANT/seed-N")
+    parser.add_argument("--steps", type=int, default=steps, help=f"of each training, {steps} unless given")
+    options = parser.parse_args(arguments)
+    try:
+        if options.steps < 1:
+            raise ConfigError(f"--steps: expected at least 1, got {options.steps}; give more")
+        run = RestoredRun.load(options.run)
+        found = {"steps": options.steps, "methods": measure(run, options.steps)}
+        print(f"kept in {keep(Path(script).stem, options.run, run, found)}")
+    except PpcmiError as error:
+        print(error, file=sys.stderr)
+        return 2
+    return 0
