@@ -53,7 +53,8 @@ def section(question: str, found: dict[str, Any]) -> list[str]:
     """What is known of one question."""
     title, text = QUESTIONS[question]
     machines = {
-        f"{run['threads']} thread{'s'[: run['threads'] != 1]} of {run['cpu']}" for run in found.values()
+        f"1 thread of {run['cpu']}" if run["threads"] == 1 else f"{run['threads']} threads of {run['cpu']}"
+        for run in found.values()
     }
     lines = [
         f"## {title}",
