@@ -9,6 +9,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from ppcmi_fast.report import words
+
 DOCS = Path(__file__).resolve().parent
 RESULTS = DOCS / "results" / "lab"
 PAGE = DOCS / "lab.md"
@@ -36,11 +38,10 @@ def row(run: str, method: str, entry: dict[str, Any]) -> str:
     """One line of a question's table."""
     if "points" in entry:
         interval = entry["ci95"]
-        p = entry["p"]
         difference = [
             signed(entry["points"]),
             "–" if interval is None else f"{interval[0]:.1f} .. {interval[1]:.1f}",
-            "–" if p is None else "< 0.001" if p < 0.001 else f"{p:.3f}",
+            words.p_value(entry["p"]),
         ]
     else:
         difference = ["–"] * 3
@@ -52,10 +53,7 @@ def row(run: str, method: str, entry: dict[str, Any]) -> str:
 def section(question: str, found: dict[str, Any]) -> list[str]:
     """What is known of one question."""
     title, text = QUESTIONS[question]
-    machines = {
-        f"1 thread of {run['cpu']}" if run["threads"] == 1 else f"{run['threads']} threads of {run['cpu']}"
-        for run in found.values()
-    }
+    machines = {words.processor(run["threads"], run["cpu"]) for run in found.values()}
     lines = [
         f"## {title}",
         "",

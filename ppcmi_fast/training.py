@@ -111,6 +111,11 @@ def device_of(module: nn.Module) -> torch.device:
     return torch.device("cpu") if first is None else first.device
 
 
+def divide_work(each: int, images: Sequence[int], *, equally: bool) -> list[int]:
+    """How much of `each` times as many as there are sites is each site's: alike, or in proportion to its images."""
+    return [each] * len(images) if equally else apportion(each * len(images), images)
+
+
 def apportion(total: int, weights: Sequence[int]) -> list[int]:
     """Whole numbers of sum `total` in proportion to positive weights, none under 1 (method of Sainte-Lague).
 

@@ -20,11 +20,11 @@ from restored import RestoredRun, command
 from torch import Tensor
 
 from ppcmi_fast.codec import LinearMaskCodec
-from ppcmi_fast.data.augment import augment
 from ppcmi_fast.errors import ConfigError
+from ppcmi_fast.federation.build import views_of
 from ppcmi_fast.federation.codecs import Participant
 from ppcmi_fast.mapper import LatentMapper, train_mapper
-from ppcmi_fast.training import FitSettings, step_generator
+from ppcmi_fast.training import FitSettings
 
 STEPS, VALIDATIONS = 1500, 10
 Latents = dict[int, Tensor]
@@ -58,11 +58,7 @@ def joined(run: RestoredRun, part: str, codecs: dict[int, LinearMaskCodec], view
     sets = []
     for number, participant in enumerate(run.federation.participants):
         data = run.sites[participant.site.name][part]
-        for view in range(views):
-            images, masks = data.images, data.masks
-            if view:
-                generator = step_generator(run.config.seed * 1009 + number, -view)
-                images, masks = augment(images, masks, generator, data.modality)
+        for images, masks in views_of(data, views, run.config.seed * 1009 + number):
             codes = {scale: codec.encode(masks)[scale] for scale, codec in codecs.items()}
             sets.append((encoded(participant, images), codes))
     images_of, masks_of = (

@@ -19,7 +19,7 @@ from restored import RestoredRun, command
 from torch import Tensor, nn
 
 from ppcmi_fast.codec.learner import soft_dice_loss
-from ppcmi_fast.data.augment import augment
+from ppcmi_fast.federation.build import views_of
 from ppcmi_fast.federation.codecs import Participant
 from ppcmi_fast.federation.evaluate import answers_through_wire
 from ppcmi_fast.training import FitSettings, autocast, make_optimizer, optimizer_step, step_generator
@@ -61,12 +61,11 @@ def ask(run: RestoredRun, participant: Participant, images: Tensor) -> Tensor:
 
 def asked_in_training(run: RestoredRun, participant: Participant, number: int) -> Asked:
     """Images, masks and answers of a site's training images, the first view as they are."""
-    data, views, seed = participant.train, [], run.config.seed * 1009 + number
-    for view in range(VIEWS):
-        images, masks = data.images, data.masks
-        if view:
-            images, masks = augment(images, masks, step_generator(seed, -view), data.modality)
-        views.append((images, masks, ask(run, participant, images)))
+    seed = run.config.seed * 1009 + number
+    views = [
+        (images, masks, ask(run, participant, images))
+        for images, masks in views_of(participant.train, VIEWS, seed)
+    ]
     images, masks, answers = (torch.cat(part) for part in zip(*views, strict=True))
     return images, masks, answers
 

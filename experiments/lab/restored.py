@@ -14,14 +14,13 @@ from rich.console import Console
 from torch import Tensor
 
 from ppcmi_fast.data.arrays import Arrays
-from ppcmi_fast.data.splits import limit_training, split_by_subject
 from ppcmi_fast.environment import describe_environment
 from ppcmi_fast.errors import ConfigError, PpcmiError, RunError
 from ppcmi_fast.federation.build import Federation, build_federation
 from ppcmi_fast.federation.config import RunConfig
 from ppcmi_fast.federation.dataset import read_dataset
 from ppcmi_fast.federation.evaluate import mean_dice
-from ppcmi_fast.federation.run import FederatedRun
+from ppcmi_fast.federation.run import FederatedRun, draw_split
 from ppcmi_fast.federation.runfolder import RunFolder, read_json, write_json
 from ppcmi_fast.federation.scoring import Scorer, compare_rows, summarise_rows
 
@@ -61,8 +60,7 @@ class RestoredRun:
             )
         torch.set_num_threads(config.threads or torch.get_num_threads())
         dataset = read_dataset(config)
-        split = split_by_subject(dataset.records, seed=config.seed)
-        split = limit_training(split, config.reading.train_images, config.seed)
+        split = draw_split(config, dataset)
         runfolder = RunFolder(folder)
         runfolder.check_split(split.to_json())
         run = FederatedRun(config, runfolder, dataset, split, Console(quiet=True))

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ppcmi_fast.baselines.architectures import make_network
 from ppcmi_fast.data.arrays import Arrays
 from ppcmi_fast.metrics import dice_scores
-from ppcmi_fast.training import FitSettings, FitState, apportion
+from ppcmi_fast.training import FitSettings, FitState, divide_work
 
 VALIDATIONS = 12
 
@@ -95,8 +95,7 @@ class Workbench:
         """Steps that each site makes in a round of a federated method, so that all together see the budget."""
         each = max(1, self.images // (self.batch * self.rounds * len(self.sites)))
         images = [len(data.train.images) for data in self.sites.values()]
-        steps = [each] * len(images) if self.work == "equal" else apportion(each * len(images), images)
-        return dict(zip(self.sites, steps, strict=True))
+        return dict(zip(self.sites, divide_work(each, images, equally=self.work == "equal"), strict=True))
 
     def network(self, norm: str = "INSTANCE") -> nn.Module:
         """A new network of the architecture, with the seed's first weights, where it is trained."""

@@ -14,7 +14,7 @@ from ppcmi_fast.experiments.records import MEASURES, OURS, read_records
 from ppcmi_fast.experiments.statistics import Difference, Floats, Held, differences
 from ppcmi_fast.federation.calibration import RULE
 from ppcmi_fast.report.runfolder import method_title
-from ppcmi_fast.report.words import size
+from ppcmi_fast.report.words import p_value, processor, size
 
 LEVEL = 0.05
 COMPARISONS = ("comparison", "phantom")
@@ -127,8 +127,7 @@ def _range(interval: list[float] | None, scale: float = 1, digits: int = 3) -> s
 def _points(gap: Difference | None) -> list[str]:
     if gap is None:
         return ["–", "–", "–"]
-    p = "–" if gap.p is None else f"{gap.p:.3f}" if gap.p >= 0.001 else "< 0.001"
-    return [f"{100 * gap.value:+.1f}", _range(gap.interval, 100, 1), p]
+    return [f"{100 * gap.value:+.1f}", _range(gap.interval, 100, 1), p_value(gap.p)]
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
@@ -243,8 +242,7 @@ def _machines(records: Sequence[dict[str, Any]]) -> str:
         facts["environment"] for r in records for facts in r["methods"].values() if "environment" in facts
     ]
     for known in [*(record["environment"] for record in records), *others]:
-        count = known["torch_threads"]
-        cpu = f"{count} thread{'s' if count > 1 else ''} of {known['cpu']}"
+        cpu = processor(known["torch_threads"], known["cpu"])
         places[" and ".join([*known.get("gpus", []), cpu])] = None
         if "training_precision" in known:
             precisions[known["training_precision"]] = None

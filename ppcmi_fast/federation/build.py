@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -143,14 +144,17 @@ def start_mapper(federation: Federation) -> None:
         server.starting = None
 
 
+def views_of(data: Arrays, views: int, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Images [N, 1, H, W] and masks int64 [N, H, W] as they are, then augmented, `views` times in all."""
+    yield data.images, data.masks
+    for view in range(1, views):
+        yield augment(data.images, data.masks, step_generator(seed, -view), data.modality)
+
+
 def upload_training_latents(federation: Federation, config: RunConfig) -> None:
     """Every site protects and uploads its training images (as they are, then augmented) and validation images."""
     for number, participant in enumerate(federation.participants):
-        for view in range(config.mapper.views):
-            images, masks = participant.train.images, participant.train.masks
-            if view:
-                generator = step_generator(config.seed * 1009 + number, -view)
-                images, masks = augment(images, masks, generator, participant.train.modality)
+        for images, masks in views_of(participant.train, config.mapper.views, config.seed * 1009 + number):
             _upload(federation.channel, participant.site, images, masks, "train")
         _upload(federation.channel, participant.site, participant.val.images, participant.val.masks, "val")
 

@@ -26,10 +26,10 @@ from ppcmi_fast.training import (
     Fit,
     FitSettings,
     FitState,
-    apportion,
     autocast,
     choose_device,
     device_of,
+    divide_work,
     load_checkpoint,
     load_optimizer_tensors,
     make_optimizer,
@@ -101,9 +101,8 @@ def learner_loss(learner: CodecLearner, data: Arrays, batch: int, generator: tor
 def work_of_sites(participants: list[Participant], config: RunConfig, each: int) -> list[int]:
     """How many of `each * sites` steps, or images of a step, are each site's; see `CodecConfig.work`."""
     # A codec of its own is trained by nobody else, whatever images its site has.
-    if config.codec.work == "equal" or config.codec.sharing == "local":
-        return [each] * len(participants)
-    return apportion(each * len(participants), [len(p.train.images) for p in participants])
+    equally = config.codec.work == "equal" or config.codec.sharing == "local"
+    return divide_work(each, [len(p.train.images) for p in participants], equally=equally)
 
 
 class CodecRounds:

@@ -372,6 +372,12 @@ def _facts_of(outcome: Outcome) -> dict[str, Any]:
     }
 
 
+def draw_split(config: RunConfig, dataset: Dataset) -> Split:
+    """The run's training, validation and test images, a function of data and settings alone."""
+    split = split_by_subject(dataset.records, seed=config.seed)
+    return limit_training(split, config.reading.train_images, config.seed)
+
+
 def federate(
     config: RunConfig,
     out: Path,
@@ -403,9 +409,7 @@ def federate(
     config.check_classes(dataset.classes)
     check_phantom(config, dataset.classes)
     check_late_sites(config, {record.site for record in dataset.records})
-    split = limit_training(
-        split_by_subject(dataset.records, seed=config.seed), config.reading.train_images, config.seed
-    )
+    split = draw_split(config, dataset)
     folder = RunFolder.open(out, config, resume=resume, overwrite=overwrite)
     folder.check_split(split.to_json())
     run = FederatedRun(config, folder, dataset, split, console or Console(quiet=True))

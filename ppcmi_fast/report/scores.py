@@ -205,7 +205,7 @@ def comparison_rows(metrics: dict[str, Any]) -> list[Comparison]:
                 method_title(str(row.get("b", ""))),
                 _title(row["measure"], metrics),
                 f"{sign} ({span})" if span else sign,
-                "–" if p is None else "< 0.001" if p < 0.001 else f"{p:.3f}",
+                words.p_value(p),
                 words.integer(row.get("subjects")),
                 _meaning(row),
             )

@@ -72,6 +72,16 @@ def signed(value: float) -> str:
     return f"{value:+.1f}".replace("-", "−")
 
 
+def p_value(p: float | None) -> str:
+    """Three decimals or that it is less, a dash when there is none."""
+    return "–" if p is None else "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def processor(threads: int, cpu: str) -> str:
+    """What work was done on, as "2 threads of AMD EPYC"."""
+    return f"{threads} thread{'s' if threads > 1 else ''} of {cpu}"
+
+
 def integer(value: Any) -> str:
     """Thousands separated, a dash when there is none."""
     found = number(value)
