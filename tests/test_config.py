@@ -52,6 +52,7 @@ def test_data_in_a_file_is_relative_to_the_file(tmp_path: Path) -> None:
             "codec.channels at scale 4 x fold 1: expected a multiple of 2 at 4 bits, got 5",
         ),
         ("codec.channels=[134,8,8]", 'odd m <= 63, got 134; set mixing="haar"'),
+        ("mask_mixing=dct", "mask_mixing: Input should be 'hadamard' or 'haar'"),
         ("codec.mask_rank=9", "codec.mask_rank: expected a multiple of 2 at 4 bits, got 9"),
         ("codec.mask_rank=65", r"codec.mask_rank: expected at most mask_block\^2 = 64, got 65"),
         ("trust=nobody", "trust: Input should be"),
@@ -76,8 +77,11 @@ def test_missing_path_and_broken_toml(tmp_path: Path) -> None:
 def test_classes_that_the_mixing_cannot_serve_are_named(tmp_path: Path) -> None:
     config = RunConfig.load(tmp_path)
     config.check_classes(4)
+    # The default takes any number of them.
+    config.check_classes(68)
+    hadamard = RunConfig.load(tmp_path, ["mask_mixing=hadamard"])
+    hadamard.check_classes(4)
     with pytest.raises(
-        ConfigError, match=r'x codec.mask_rank: expected m \* 2\^a .* got 1072; set mixing="haar"'
+        ConfigError, match=r'x codec.mask_rank: expected m \* 2\^a .* got 1072; set mask_mixing="haar"'
     ):
-        config.check_classes(68)
-    RunConfig.load(tmp_path, ["mixing=haar"]).check_classes(68)
+        hadamard.check_classes(68)

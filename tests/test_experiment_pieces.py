@@ -143,18 +143,20 @@ def test_pieces_of_an_earlier_plan_are_left_aside(tmp_path: Path) -> None:
         ("mapper", "start", "nothing", "head"),
         ("codec", "work", "equal", "images"),
         ("baselines", "work", "equal", "images"),
+        ("", "mask_mixing", "hadamard", "haar"),
     ],
 )
 def test_records_from_before_a_setting_was_there_did_as_was_done_then(
     tmp_path: Path, section: str, name: str, then: str, now: str
 ) -> None:
     settings = TINY | {"baselines.methods": ["fedavg"]}
-    made = plan(settings=settings | {f"{section}.{name}": then})
+    setting = f"{section}.{name}".removeprefix(".")
+    made = plan(settings=settings | {setting: then})
     write_run(made, tmp_path, {"ppcmi": 0.0, "fedavg": 0.1})
     kept = collect("name", made, tmp_path, [], quiet)["runs"]
-    del kept[0]["settings"][section][name]
+    del (kept[0]["settings"][section] if section else kept[0]["settings"])[name]
     assert collect("name", made, tmp_path / "none", copy.deepcopy(kept), quiet)["runs"] == kept
     lines: list[str] = []
     with pytest.raises(RunError, match="expected finished runs, found none"):
         collect("name", plan(settings=settings), tmp_path / "none", kept, lines.append)
-    assert lines == [f"dropped: one, seed 0, of other settings ({section}.{name}: {then} -> {now})"]
+    assert lines == [f"dropped: one, seed 0, of other settings ({setting}: {then} -> {now})"]

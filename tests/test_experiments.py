@@ -325,6 +325,23 @@ def test_a_run_that_lacks_a_setting_of_today_gives_nothing(tmp_path: Path) -> No
         assert RunConfig.load(path) == config and not list(finished_runs(tmp_path / "out"))
 
 
+def test_a_run_of_before_a_setting_gives_what_it_did_then(tmp_path: Path) -> None:
+    then = ["mask_mixing=hadamard", "baselines.work=equal", 'baselines.methods=["fedavg"]']
+    config = RunConfig.build({"data": str(tmp_path)}, then)
+    path = tmp_path / "out" / "x" / "one" / "seed-0" / "config.toml"
+    finished(path.parent, config)
+    lines = path.read_text().splitlines(keepends=True)
+    left = [line for line in lines if line not in ('mask_mixing = "hadamard"\n', 'work = "equal"\n')]
+    assert len(left) == len(lines) - 2
+    path.write_text("".join(left))
+    assert RunConfig.load(path) != config
+    assert [run.config for run in finished_runs(tmp_path / "out")] == [config]
+    # The same run is not made twice, and replaced only when it is asked for.
+    assert runner.is_finished(path.parent, config)
+    with pytest.raises(RunError, match=r"mask_mixing: hadamard -> haar"):
+        runner.is_finished(path.parent, RunConfig.build({"data": str(tmp_path)}))
+
+
 def test_what_depends_on_a_setting_is_trained_again(tmp_path: Path) -> None:
     values = {"data": str(tmp_path), "baselines": {"images": 32, "methods": ["fedavg"]}}
 
@@ -336,7 +353,8 @@ def test_what_depends_on_a_setting_is_trained_again(tmp_path: Path) -> None:
     for same in ("calibrate=false", "threads=2", "measures.nsd_tolerance=1.0", 'baselines.methods=["fedbn"]'):
         assert our_training(changed(same)) == our_training(config)
         assert baseline_training(changed(same), "fedavg") == baseline_training(config, "fedavg")
-    for later in ("tuning.rounds=3", "mapper.width=7", "bits_up=8", "bits_down=2", 'trust="server"'):
+    later_ones = ("tuning.rounds=3", "mapper.width=7", "bits_up=8", "bits_down=2", 'trust="server"')
+    for later in (*later_ones, "mixing=haar", "mask_mixing=hadamard"):
         assert our_training(changed(later)) != our_training(config)
         assert codec_training(changed(later)) == codec_training(config)
     # Codecs bear the noise of fewer bits only when they are trained to.

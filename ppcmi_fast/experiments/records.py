@@ -10,7 +10,7 @@ from typing import Any
 from ppcmi_fast.errors import ConfigError, RunError
 from ppcmi_fast.experiments.plan import Plan, PlannedRun, changed_settings, planned_runs
 from ppcmi_fast.experiments.reuse import baseline_training
-from ppcmi_fast.federation.config import RunConfig
+from ppcmi_fast.federation.config import BEFORE, RunConfig, with_before
 from ppcmi_fast.federation.runfolder import read_json
 from ppcmi_fast.metrics import ScoreRow, read_scores
 from ppcmi_fast.report.runfolder import method_order
@@ -21,12 +21,8 @@ SCHEMA = 2
 # Fewer would make ties, and ties another test.
 DECIMALS = 7
 _SOMEWHERE = Path("data")
-# What was done before there was a setting, where that is not its default.
-_BEFORE: dict[str, dict[str, Any]] = {
-    "baselines": {"work": "equal"},
-    "codec": {"work": "equal"},
-    "mapper": {"start": "nothing"},
-}
+# Of versions that give figures, but no networks: a head that began with public weights would give the frame away.
+_LONG_BEFORE = BEFORE | {"codec": {"work": "equal"}, "mapper": {"start": "nothing"}}
 
 
 def subject_scores(rows: Sequence[ScoreRow]) -> list[list[Any]]:
@@ -93,10 +89,8 @@ def _method(entry: dict[str, Any], rows: Sequence[ScoreRow]) -> dict[str, Any]:
 def _settings_of(record: dict[str, Any]) -> RunConfig | None:
     """Of a kept record, what was not there yet as it was done then; None where this version does not take them."""
     known = {**record["settings"], "data": str(_SOMEWHERE)}
-    for section, values in _BEFORE.items():
-        known[section] = {**values, **known.get(section, {})}
     try:
-        return RunConfig.build(known)
+        return RunConfig.build(with_before(known, _LONG_BEFORE))
     except ConfigError:
         return None
 

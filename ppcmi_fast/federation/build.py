@@ -91,6 +91,7 @@ def make_site(config: RunConfig, folder: RunFolder, name: str, learner: CodecLea
         epoch=config.epoch,
         trust=config.trust,
         mixing=config.mixing,
+        mask_mixing=config.mask_mixing,
         folds=dict(zip(config.codec.scales, config.folds, strict=True)),
         bits_up=config.bits_up,
         bits_down=config.bits_down,

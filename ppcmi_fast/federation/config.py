@@ -35,6 +35,8 @@ else:
 HEAD_BLOCKS = 1
 # What has been trained already is soon as good as it gets on what was uploaded.
 STEPS_FROM_HEAD, STEPS_FROM_NOTHING = 300, 1500
+# What was done before there was a setting, where that is not its default now.
+BEFORE: dict[str, Any] = {"mask_mixing": "hadamard", "baselines": {"work": "equal"}}
 
 
 class RunConfig(Section):
@@ -44,7 +46,9 @@ class RunConfig(Section):
         data: folder with images, masks and manifest.csv, or a data set as it is published.
         size: edge in pixels to which images are resized, a multiple of the coarsest scale and mask block.
         trust: what the server is handed, see docs/architecture.md.
-        mixing: the sites' mixing, "hadamard" or "haar".
+        mixing: the sites' mixing of image latents, "hadamard" or "haar".
+        mask_mixing: and of mask codes, which are nearly the same all over the background and have few entries that are
+            not zero: under some keys "hadamard" makes peaks of them that no code of a few bits reaches.
         folds: positions folded into channels per image scale (1 = none).
         bits_up, bits_down: bits per latent entry on the wire; 32 sends float32.
         threads: torch threads, 0 = all cores.
@@ -62,6 +66,7 @@ class RunConfig(Section):
     federation_id: str = "ppcmi-run"
     epoch: Annotated[int, Field(ge=0)] = 0
     mixing: Literal["hadamard", "haar"] = "hadamard"
+    mask_mixing: Literal["hadamard", "haar"] = "haar"
     folds: tuple[int, ...] = (1, 1, 1)
     bits_up: Bits = 4
     bits_down: Bits = 4
@@ -136,12 +141,13 @@ class RunConfig(Section):
         for name, dim in dims.items():
             if dim % per_byte:
                 raise ValueError(f"{name}: expected a multiple of {per_byte} at {fewest} bits, got {dim}")
-            self._check_mixing(name, dim)
+            self._check_mixing("mask_mixing" if name == "codec.mask_rank" else "mixing", name, dim)
 
-    def _check_mixing(self, name: str, dim: int) -> None:
-        if self.mixing == "hadamard" and (odd_part(dim) > MAX_ODD_FACTOR or odd_part(dim) == dim > 1):
+    def _check_mixing(self, setting: str, name: str, dim: int) -> None:
+        hadamard = getattr(self, setting) == "hadamard"
+        if hadamard and (odd_part(dim) > MAX_ODD_FACTOR or odd_part(dim) == dim > 1):
             raise ValueError(
-                f'{name}: expected m * 2^a with odd m <= {MAX_ODD_FACTOR}, got {dim}; set mixing="haar"'
+                f'{name}: expected m * 2^a with odd m <= {MAX_ODD_FACTOR}, got {dim}; set {setting}="haar"'
             )
 
     @property
@@ -207,7 +213,8 @@ class RunConfig(Section):
         """
         if self.codec.mask == "linear":
             try:
-                self._check_mixing("(classes - 1) x codec.mask_rank", (classes - 1) * self.codec.mask_rank)
+                dim = (classes - 1) * self.codec.mask_rank
+                self._check_mixing("mask_mixing", "(classes - 1) x codec.mask_rank", dim)
             except ValueError as error:
                 raise ConfigError(str(error)) from None
 
@@ -260,9 +267,17 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: expected TOML, got {error}") from None
 
 
-def is_whole(path: Path, config: RunConfig) -> bool:
-    """Whether the TOML file from which `config` was loaded names every setting that this version has."""
-    written, now = read_toml(path), tomllib.loads(config.to_toml())
+def with_before(written: dict[str, Any], before: dict[str, Any] = BEFORE) -> dict[str, Any]:
+    """Settings of a run, what there was no setting for yet as it was done then."""
+    known = dict(written)
+    for name, value in before.items():
+        known[name] = {**value, **known.get(name, {})} if isinstance(value, dict) else known.get(name, value)
+    return known
+
+
+def is_whole(written: dict[str, Any], config: RunConfig) -> bool:
+    """Whether the settings from which `config` was built name every one that this version has."""
+    now = tomllib.loads(config.to_toml())
     return all(
         key in written and (not isinstance(value, dict) or value.keys() <= written[key].keys())
         for key, value in now.items()

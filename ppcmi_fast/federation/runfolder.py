@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from ppcmi_fast.errors import ConfigError, RunError
-from ppcmi_fast.federation.config import RunConfig, is_whole
+from ppcmi_fast.federation.config import RunConfig, is_whole, read_toml
 
 WRITTEN_FOLDERS = ("baselines", "checkpoints", "keys", "server", "sites")
 WRITTEN_FILES = (
@@ -88,7 +88,7 @@ class RunFolder:
                     f"{root}: the run was started with other settings than these; resume with those of"
                     f" {folder.config_path}, or use --overwrite"
                 )
-            elif folder.done("mapper") is None and not is_whole(folder.config_path, config):
+            elif folder.done("mapper") is None and not is_whole(read_toml(folder.config_path), config):
                 # What it did without them need not be what is the default now: a head whose first weights were public
                 # would give the frame away.
                 raise RunError(

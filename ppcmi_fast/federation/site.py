@@ -31,7 +31,7 @@ class Site:
         image_codec, mask_codec: its codecs; they may be trained after this.
         federation_id, epoch: as the server's.
         trust: what the server is handed, see `Server`.
-        mixing: the site's own mixing, "hadamard" or "haar".
+        mixing, mask_mixing: the site's own, of image latents and of mask codes, "hadamard" or "haar".
         folds: image scale -> fold.
         bits_up, bits_down: 2, 4, 8, or 32 for float32.
 
@@ -55,6 +55,7 @@ class Site:
         epoch: int = 0,
         trust: Trust = "federation",
         mixing: str = "hadamard",
+        mask_mixing: str = "haar",
         folds: dict[int, int] | None = None,
         bits_up: int = 4,
         bits_down: int = 4,
@@ -79,11 +80,14 @@ class Site:
         self._params: dict[tuple[str, int], ops.KltParams] = {}
         self._frames: dict[tuple[str, int], ops.KltParams | None] = {}
         folds = folds or {}
-        for role, dims in (("image", image_codec.latent_dims), ("mask", mask_codec.latent_dims)):
+        for role, dims, mixed in (
+            ("image", image_codec.latent_dims, mixing),
+            ("mask", mask_codec.latent_dims, mask_mixing),
+        ):
             for scale, channels in dims.items():
                 fold = folds.get(scale, 1) if role == "image" else 1
                 dim = channels * fold * fold
-                self._params[role, scale] = site_key.klt_params(role, scale, dim, mixing, fold, epoch=epoch)
+                self._params[role, scale] = site_key.klt_params(role, scale, dim, mixed, fold, epoch=epoch)
                 self._frames[role, scale] = (
                     federation_key.klt_params(role, scale, dim, "haar", epoch=epoch)
                     if trust == "federation" and federation_key is not None
