@@ -297,6 +297,14 @@ def test_what_was_trained_in_pieces_stands_in_one_run(tmp_path: Path) -> None:
     lines.clear()
     assert run_experiment(other, tmp_path / "beside", tell=lines.append)
     assert [line for line in lines if "taken" in line] == ["  taken over: ours, unet_centralised, fedavg"]
+    # Baselines do not hang on ours: with other codecs, too, they are the same.
+    longer = plan(settings=other.settings | {"codec.rounds": 2}, variants=other.variants)
+    lines.clear()
+    assert run_experiment(longer, tmp_path / "longer", tell=lines.append)
+    assert [line for line in lines if "taken" in line] == ["  taken over: unet_centralised, fedavg"]
+    metrics = json.loads((tmp_path / "longer" / "all" / "seed-0" / "metrics.json").read_text())["methods"]
+    assert metrics["fedavg"]["dice"] == found["fedavg"]["fedavg"]["dice"]
+    assert metrics["ppcmi"]["images_seen"] > found["all"]["ppcmi"]["images_seen"]
 
 
 def test_what_is_replaced_gives_what_its_settings_leave_as_it_was(tmp_path: Path) -> None:
@@ -379,6 +387,12 @@ def test_what_depends_on_a_setting_is_trained_again(tmp_path: Path) -> None:
     as_ours = baseline_training(changed("baselines.images=0"), "fedavg")
     for other in ("codec.rounds=3", 'trust="sites"'):
         assert baseline_training(changed("baselines.images=0", other), "fedavg") != as_ours
+    assert baseline_training(changed("baselines.images=0", "codec.mask_rank=32"), "fedavg") == as_ours
+    patient = [
+        baseline_training(changed("baselines.images=0", "mapper.patience=2", rank), "fedavg")
+        for rank in ("codec.mask_rank=16", "codec.mask_rank=32")
+    ]
+    assert patient[0] != patient[1]
 
 
 def test_the_command_runs_lists_and_tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,19 +5,18 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 from ppcmi_fast.errors import ConfigError, RunError
 from ppcmi_fast.federation.codecs import latent_noise
 from ppcmi_fast.federation.config import RunConfig, is_whole, read_toml, with_before
-from ppcmi_fast.federation.runfolder import RunFolder, read_json, write_json
+from ppcmi_fast.federation.runfolder import OUR_STAGES, RunFolder, read_json, write_json
 from ppcmi_fast.federation.sections import FEDERATED
 
 # Ours: the keys go with what was trained under them.
 OUR_FOLDERS = ("keys", "server", "sites")
-OUR_STAGES: tuple[str, ...] = ("codec", "mapper", "tuning")
 # What the codecs know nothing of: they are trained before anything is protected.
 AFTER_CODECS = ("bits_up", "bits_down", "folds", "mixing", "mask_mixing", "trust", "mapper", "tuning")
 AFTER_CODECS_FILES = (
@@ -32,6 +31,12 @@ TRAINED_WITH = "trained_with"
 EVALUATION = ("calibrate", "baselines", "measures", "threads", "device")
 # What decides the images that a baseline sees, and in which part they are.
 DATA = ("data", "size", "classes", "seed", "reading", "late_sites")
+# And what decides how many images ours saw.
+OUR_IMAGES = {
+    "codec": {"rounds", "local_steps", "batch"},
+    "mapper": {"batch", "patience"},
+    "tuning": {"rounds", "local_steps", "batch"},
+}
 
 
 def our_training(config: RunConfig) -> dict[str, Any]:
@@ -50,8 +55,9 @@ def baseline_training(config: RunConfig, method: str) -> dict[str, Any]:
     own = config.model_dump(include={*DATA}) | {"baselines": config.baselines.model_dump(exclude=others)}
     if config.baselines.images:
         return own
-    # As many images as ours saw.
-    return own | config.model_dump(include={"codec", "mapper", "tuning"})
+    # As many images as ours saw, which with patience depends on all of it.
+    ours = {"codec", "mapper", "tuning"} if config.mapper.patience else OUR_IMAGES
+    return own | config.model_dump(include=ours) | {"steps": config.mapper_steps}
 
 
 @dataclass(frozen=True)
@@ -113,33 +119,38 @@ def begin_with_known(config: RunConfig, target: Path, out: Path, networks: Path 
     """
     if networks is not None:
         check_finished(networks)
-    runs = [run for run in finished_runs(out) if run.folder != target]
     if (target / "stages.json").is_file():
         return []
+    runs = [run for run in finished_runs(out) if run.folder != target]
     wanted, left = OUR_STAGES, shutil.ignore_patterns()
     ours = networks or _first(runs, lambda run: our_training(run.trained) == our_training(config))
     if ours is None:
         wanted, left = ("codec",), shutil.ignore_patterns(*AFTER_CODECS_FILES)
         ours = _first(runs, lambda run: codec_training(run.trained) == codec_training(config))
-    if ours is None:
+    baselines = {
+        method: source
+        for method in config.baselines.methods
+        if (source := _first(runs, partial(_has, method=method, config=config))) is not None
+    }
+    if ours is None and not baselines:
         return []
     folder = RunFolder.open(target, config, resume=target.exists(), overwrite=False)
-    for name in OUR_FOLDERS:
-        shutil.copytree(ours / name, target / name, ignore=left, dirs_exist_ok=True)
-    shutil.copyfile(ours / "split.json", target / "split.json")
-    found = read_json(ours / "stages.json")
-    stages = {name: found[name] for name in wanted if name in found}
-    if networks is not None:
-        stages["mapper"][TRAINED_WITH] = _other_settings(networks, config)
-    taken = ["ours" if wanted == OUR_STAGES else "our codecs"]
-    for method in config.baselines.methods:
-        source = _first(runs, lambda run, method=method: _has(run, method, config))  # type: ignore[misc]
-        if source is not None:
-            stages |= _copy_baseline(method, source, target)
-            taken.append(method)
+    stages: dict[str, Any] = {}
+    if ours is not None:
+        for name in OUR_FOLDERS:
+            shutil.copytree(ours / name, target / name, ignore=left, dirs_exist_ok=True)
+        found = read_json(ours / "stages.json")
+        stages = {name: found[name] for name in wanted if name in found}
+        if networks is not None:
+            stages["mapper"][TRAINED_WITH] = _other_settings(networks, config)
+    for method, source in baselines.items():
+        stages |= _copy_baseline(method, source, target)
+    # Whoever gives has the same images in the same parts.
+    shutil.copyfile((ours or next(iter(baselines.values()))) / "split.json", target / "split.json")
     # Last, because what it names must be there.
     write_json(folder.root / "stages.json", stages)
-    return taken
+    first = [] if ours is None else ["ours" if wanted == OUR_STAGES else "our codecs"]
+    return [*first, *baselines]
 
 
 def check_finished(networks: Path) -> None:

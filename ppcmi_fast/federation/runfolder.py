@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from ppcmi_fast.errors import ConfigError, RunError
 from ppcmi_fast.federation.config import RunConfig, is_whole, read_toml
 
+OUR_STAGES: tuple[str, ...] = ("codec", "mapper", "tuning")
 WRITTEN_FOLDERS = ("baselines", "checkpoints", "keys", "server", "sites")
 WRITTEN_FILES = (
     "config.toml",
@@ -133,7 +134,7 @@ class RunFolder:
     def started(self) -> bool:
         """Whether there is work that rests on this run's keys."""
         kept = self.checkpoints.is_dir() and any(self.checkpoints.iterdir())
-        return kept or (self.root / "stages.json").exists()
+        return kept or any(stage in self.stages() for stage in OUR_STAGES)
 
     def check_split(self, split: dict[str, Any]) -> None:
         """Note who is in which part; a run that goes on must have the same subjects where they were.
