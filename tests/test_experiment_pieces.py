@@ -144,10 +144,11 @@ def test_pieces_of_an_earlier_plan_are_left_aside(tmp_path: Path) -> None:
         ("codec", "work", "equal", "images"),
         ("baselines", "work", "equal", "images"),
         ("", "mask_mixing", "hadamard", "haar"),
+        ("", "mask_weights", [1.0, 1.0], [0.7, 1.75]),
     ],
 )
 def test_records_from_before_a_setting_was_there_did_as_was_done_then(
-    tmp_path: Path, section: str, name: str, then: str, now: str
+    tmp_path: Path, section: str, name: str, then: Any, now: Any
 ) -> None:
     settings = TINY | {"baselines.methods": ["fedavg"]}
     setting = f"{section}.{name}".removeprefix(".")

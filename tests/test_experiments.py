@@ -334,14 +334,21 @@ def test_a_run_that_lacks_a_setting_of_today_gives_nothing(tmp_path: Path) -> No
 
 
 def test_a_run_of_before_a_setting_gives_what_it_did_then(tmp_path: Path) -> None:
-    then = ["mask_mixing=hadamard", "baselines.work=equal", 'baselines.methods=["fedavg"]']
+    then = [
+        "mask_mixing=hadamard",
+        "mask_weights=[1.0,1.0]",
+        "baselines.work=equal",
+        'baselines.methods=["fedavg"]',
+    ]
     config = RunConfig.build({"data": str(tmp_path)}, then)
     path = tmp_path / "out" / "x" / "one" / "seed-0" / "config.toml"
     finished(path.parent, config)
-    lines = path.read_text().splitlines(keepends=True)
-    left = [line for line in lines if line not in ('mask_mixing = "hadamard"\n', 'work = "equal"\n')]
-    assert len(left) == len(lines) - 2
-    path.write_text("".join(left))
+    text = path.read_text()
+    since = ('mask_mixing = "hadamard"\n', "mask_weights = [\n    1.0,\n    1.0,\n]\n", 'work = "equal"\n')
+    for setting in since:
+        assert text.count(setting) == 1
+        text = text.replace(setting, "")
+    path.write_text(text)
     assert RunConfig.load(path) != config
     assert [run.config for run in finished_runs(tmp_path / "out")] == [config]
     # The same run is not made twice, and replaced only when it is asked for.
@@ -362,7 +369,7 @@ def test_what_depends_on_a_setting_is_trained_again(tmp_path: Path) -> None:
         assert our_training(changed(same)) == our_training(config)
         assert baseline_training(changed(same), "fedavg") == baseline_training(config, "fedavg")
     later_ones = ("tuning.rounds=3", "mapper.width=7", "bits_up=8", "bits_down=2", 'trust="server"')
-    for later in (*later_ones, "mixing=haar", "mask_mixing=hadamard"):
+    for later in (*later_ones, "mixing=haar", "mask_mixing=hadamard", "mask_weights=[1,2]"):
         assert our_training(changed(later)) != our_training(config)
         assert codec_training(changed(later)) == codec_training(config)
     # Codecs bear the noise of fewer bits only when they are trained to.

@@ -13,9 +13,10 @@ from rich.console import Console
 from tiny_runs import tiny_config
 
 from ppcmi_fast import SiteKey, ops, wire
-from ppcmi_fast.codec import LinearMaskCodec, MaskAutoencoder
+from ppcmi_fast.codec import MASK_WEIGHTS, LinearMaskCodec, MaskAutoencoder
 from ppcmi_fast.data.arrays import Arrays
 from ppcmi_fast.data.phantom import write_native
+from ppcmi_fast.federation.evaluate import mean_dice
 from ppcmi_fast.federation.mask_codes import kept_dice, rank_advice
 from ppcmi_fast.federation.run import federate
 from ppcmi_fast.metrics import dice_scores
@@ -76,11 +77,64 @@ def test_a_site_mixes_masks_as_its_settings_say() -> None:
         site.register(SIZE, SIZE)
         sent[mixed] = wire.decode(site.upload(images, masks, "train"), "fed", 0, ("upload",))
         params = SiteKey(SITE_SECRETS["a"], "fed").klt_params("mask", 8, 16, mixed)
-        code = LinearMaskCodec(2).encode(masks)[8]
+        weights = torch.tensor([0.7] + [1.75] * 15).view(1, 16, 1, 1)
+        code = LinearMaskCodec(2).encode(masks)[8] * weights
         expected = ops.klt(code, params, normalize=False)
         torch.testing.assert_close(sent[mixed].role("mask")[8], expected, rtol=0, atol=0)
     same = [sent[mixed].role("image")[4] for mixed in ("haar", "hadamard")]
     torch.testing.assert_close(*same, rtol=0, atol=0)
+
+
+def quantized_dice(data: Arrays, weights: tuple[float, float], bits: int) -> float:
+    """Mean Dice of masks after protection, `bits` an entry and the way back, over a few keys."""
+    codec = LinearMaskCodec(4)
+    weight = codec.entry_weights(*weights)[8].view(1, -1, 1, 1)
+    code = codec.encode(data.masks)[8] * weight
+    found = []
+    for number in range(5):
+        key = SiteKey(hashlib.sha256(str(number).encode()).digest(), "fed")
+        params = key.klt_params("mask", 8, code.shape[1], "haar")
+        codes = ops.klt_quantize(code, params, bits=bits, normalize=False)
+        back = ops.klt_dequantize(codes, params, bits=bits) / weight
+        found.append(mean_dice(codec.decode({8: back}).argmax(1), data, 4))
+    return sum(found) / len(found)
+
+
+def test_weighted_codes_keep_more_at_few_bits() -> None:
+    rings_in_rings = torch.zeros(8, 64, 64, dtype=torch.int64)
+    for index in range(8):
+        for value, margin in ((1, 12), (2, 17), (3, 23)):
+            rings_in_rings[index, margin + index : 64 - margin, margin : 60 - margin + index // 2] = value
+    data = arrays(rings_in_rings)
+    weighted, equal = (quantized_dice(data, weights, 2) for weights in (MASK_WEIGHTS, (1.0, 1.0)))
+    assert weighted > equal + 0.02
+    assert quantized_dice(data, MASK_WEIGHTS, 4) > quantized_dice(data, (1.0, 1.0), 4) - 0.005
+
+
+def test_weights_are_those_of_means_and_of_all_else() -> None:
+    assert LinearMaskCodec(3, 8, 4).entry_weights(0.5, 2)[8].tolist() == [0.5, 2, 2, 2] * 2
+    assert LinearMaskCodec(2, 4, 1).entry_weights(0.5, 2)[4].tolist() == [0.5]
+    nonlinear = MaskAutoencoder(2, (8, 16), (4, 6)).entry_weights(0.5, 2)
+    assert {scale: weight.tolist() for scale, weight in nonlinear.items()} == {8: [1] * 4, 16: [1] * 6}
+
+
+@pytest.mark.parametrize("bits", [4, 32])
+def test_a_reply_is_weighed_back(bits: int) -> None:
+    site = make_site("a", mask_weights=(0.5, 1.5), bits_down=bits)
+    codec = LinearMaskCodec(2)
+    masks = torch.zeros(1, SIZE, SIZE, dtype=torch.int64)
+    masks[:, 5:27, 8:20] = 1
+    weighted = codec.encode(masks)[8] * codec.entry_weights(0.5, 1.5)[8].view(1, -1, 1, 1)
+    params = SiteKey(SITE_SECRETS["a"], "fed").klt_params("mask", 8, 16, "haar")
+    answer = (
+        ops.klt(weighted, params, normalize=False)
+        if bits == 32
+        else ops.klt_quantize(weighted, params, bits=bits, normalize=False)
+    )
+    reply = wire.encode(wire.Message("reply", "fed", "server", 0, {}, {"mask/8": answer}))
+    error = (site.open_reply(reply) - codec.decode(codec.encode(masks))).abs()
+    # Not weighed back, every pixel of the background would be off by a quarter.
+    assert error.mean() < (0.06 if bits == 4 else 1e-5)
 
 
 def test_a_finer_code_is_advised_where_it_would_keep_more() -> None:

@@ -149,8 +149,11 @@ def frame_guessed_from_public_weights(
     The mean cosine between rows of the orthogonal matrix that does so best (Procrustes) and the frame's; 1 is all.
     """
     kind, scale = layer.split(".")
-    sent = head_in_frame(learnt, site._frames)[f"{layer}.weight"].flatten(1).double()
+    sent = head_in_frame(learnt, site._frames, site._weights)[f"{layer}.weight"].flatten(1).double()
     first = dict(public.named_parameters())[f"{layer}.weight"].detach().flatten(1).double()
+    if kind == "write":
+        # The weights of mask codes are no secret.
+        first = first * site._weights[int(scale)].double()[:, None]
     u, _, v = torch.linalg.svd(sent.T @ first if kind == "read" else sent @ first.T)
     frame = site._frames["image" if kind == "read" else "mask", int(scale)]
     assert frame is not None

@@ -2,6 +2,6 @@
 
 from ppcmi_fast.codec.image import ImageCodec
 from ppcmi_fast.codec.learner import CodecLearner, MaskCodec
-from ppcmi_fast.codec.mask import LinearMaskCodec, MaskAutoencoder
+from ppcmi_fast.codec.mask import MASK_WEIGHTS, LinearMaskCodec, MaskAutoencoder
 
-__all__ = ["CodecLearner", "ImageCodec", "LinearMaskCodec", "MaskAutoencoder", "MaskCodec"]
+__all__ = ["MASK_WEIGHTS", "CodecLearner", "ImageCodec", "LinearMaskCodec", "MaskAutoencoder", "MaskCodec"]

@@ -16,6 +16,10 @@ from torch import Tensor, nn
 from ppcmi_fast.codec.layers import conv_norm, residual_blocks
 from ppcmi_fast.labels import check_labels
 
+# Of a block's mean and of all other frequencies, before a code is protected. The mean has most of a code's energy, not
+# most of what makes an answer right: in a code of few bits the others would be lost.
+MASK_WEIGHTS = (0.7, 1.75)
+
 
 def one_hot_foreground(masks: Tensor, classes: int) -> Tensor:
     """[N, H, W] int64 in 0..classes-1 -> [N, classes-1, H, W] float32 of 0 and 1, the background left out."""
@@ -66,6 +70,12 @@ class LinearMaskCodec(nn.Module):
     def latent_dims(self) -> dict[int, int]:
         """Stride -> channels of the code."""
         return {self.block: (self.classes - 1) * self.rank}
+
+    def entry_weights(self, mean: float, details: float) -> dict[int, Tensor]:
+        """A factor for each entry, {block: [(classes-1)*rank]}: one for means, one for all other frequencies."""
+        weights = torch.full((self.rank,), float(details))
+        weights[0] = mean
+        return {self.block: weights.repeat(self.classes - 1)}
 
     def encode(self, masks: Tensor) -> dict[int, Tensor]:
         """[N, H, W] int64 -> {block: [N, (classes-1)*rank, H/block, W/block] float32}.
@@ -133,6 +143,10 @@ class MaskAutoencoder(nn.Module):
     def latent_dims(self) -> dict[int, int]:
         """Stride -> channels of the latent."""
         return dict(zip(self.scales, self.channels, strict=True))
+
+    def entry_weights(self, mean: float, details: float) -> dict[int, Tensor]:
+        """As `LinearMaskCodec`'s; there are no frequencies here, so each counts alike: {stride: [channels]} of 1."""
+        return {scale: torch.ones(dim) for scale, dim in self.latent_dims.items()}
 
     def encode(self, masks: Tensor) -> dict[int, Tensor]:
         """[N, H, W] int64 -> {stride: [N, channels, H/stride, W/stride]}, unit RMS over channels."""

@@ -18,7 +18,17 @@ from ppcmi_fast.federation.sections import FEDERATED
 # Ours: the keys go with what was trained under them.
 OUR_FOLDERS = ("keys", "server", "sites")
 # What the codecs know nothing of: they are trained before anything is protected.
-AFTER_CODECS = ("bits_up", "bits_down", "folds", "mixing", "mask_mixing", "trust", "mapper", "tuning")
+AFTER_CODECS = (
+    "bits_up",
+    "bits_down",
+    "folds",
+    "mixing",
+    "mask_mixing",
+    "mask_weights",
+    "trust",
+    "mapper",
+    "tuning",
+)
 AFTER_CODECS_FILES = (
     "mapper.safetensors",
     "mapper_tuned.safetensors",

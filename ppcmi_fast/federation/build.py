@@ -92,6 +92,7 @@ def make_site(config: RunConfig, folder: RunFolder, name: str, learner: CodecLea
         trust=config.trust,
         mixing=config.mixing,
         mask_mixing=config.mask_mixing,
+        mask_weights=config.mask_weights,
         folds=dict(zip(config.codec.scales, config.folds, strict=True)),
         bits_up=config.bits_up,
         bits_down=config.bits_down,

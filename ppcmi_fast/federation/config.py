@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 import tomli_w
 from pydantic import Field, ValidationError, field_validator, model_validator
 
-from ppcmi_fast.codec.mask import check_scales
+from ppcmi_fast.codec.mask import MASK_WEIGHTS, check_scales
 from ppcmi_fast.errors import ConfigError
 from ppcmi_fast.federation.sections import (
     FEDERATED,
@@ -22,6 +22,7 @@ from ppcmi_fast.federation.sections import (
     ReadingConfig,
     Section,
     TuningConfig,
+    Weight,
 )
 from ppcmi_fast.keys import check_federation_id
 from ppcmi_fast.ops.params import MAX_ODD_FACTOR, odd_part
@@ -36,7 +37,11 @@ HEAD_BLOCKS = 1
 # What has been trained already is soon as good as it gets on what was uploaded.
 STEPS_FROM_HEAD, STEPS_FROM_NOTHING = 300, 1500
 # What was done before there was a setting, where that is not its default now.
-BEFORE: dict[str, Any] = {"mask_mixing": "hadamard", "baselines": {"work": "equal"}}
+BEFORE: dict[str, Any] = {
+    "mask_mixing": "hadamard",
+    "mask_weights": (1.0, 1.0),
+    "baselines": {"work": "equal"},
+}
 
 
 class RunConfig(Section):
@@ -49,6 +54,8 @@ class RunConfig(Section):
         mixing: the sites' mixing of image latents, "hadamard" or "haar".
         mask_mixing: and of mask codes, which are nearly the same all over the background and have few entries that are
             not zero: under some keys "hadamard" makes peaks of them that no code of a few bits reaches.
+        mask_weights: what the means of mask codes' blocks and their other frequencies are multiplied by before they are
+            protected; with the nonlinear mask codec nothing is.
         folds: positions folded into channels per image scale (1 = none).
         bits_up, bits_down: bits per latent entry on the wire; 32 sends float32.
         threads: torch threads, 0 = all cores.
@@ -67,6 +74,7 @@ class RunConfig(Section):
     epoch: Annotated[int, Field(ge=0)] = 0
     mixing: Literal["hadamard", "haar"] = "hadamard"
     mask_mixing: Literal["hadamard", "haar"] = "haar"
+    mask_weights: tuple[Weight, Weight] = MASK_WEIGHTS
     folds: tuple[int, ...] = (1, 1, 1)
     bits_up: Bits = 4
     bits_down: Bits = 4

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 Bits = Literal[2, 4, 8, 32]
 Positive = Annotated[int, Field(ge=1)]
+Weight = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Method = Literal[
     "unet_centralised",
     "unet_local",

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ppcmi_fast import ops, wire
-from ppcmi_fast.codec import ImageCodec, MaskCodec
+from ppcmi_fast.codec import MASK_WEIGHTS, ImageCodec, MaskCodec
 from ppcmi_fast.errors import ConfigError, WireError
 from ppcmi_fast.federation import start
 from ppcmi_fast.federation.registration import BITS, Trust, check_trust
@@ -32,6 +32,7 @@ class Site:
         federation_id, epoch: as the server's.
         trust: what the server is handed, see `Server`.
         mixing, mask_mixing: the site's own, of image latents and of mask codes, "hadamard" or "haar".
+        mask_weights: what mask codes' means and other frequencies are multiplied by before they are protected.
         folds: image scale -> fold.
         bits_up, bits_down: 2, 4, 8, or 32 for float32.
 
@@ -56,6 +57,7 @@ class Site:
         trust: Trust = "federation",
         mixing: str = "hadamard",
         mask_mixing: str = "haar",
+        mask_weights: tuple[float, float] = MASK_WEIGHTS,
         folds: dict[int, int] | None = None,
         bits_up: int = 4,
         bits_down: int = 4,
@@ -74,6 +76,7 @@ class Site:
         self.image_codec, self.mask_codec = image_codec, mask_codec
         self.bits_up, self.bits_down = bits_up, bits_down
         self.threshold: float | None = None
+        self._weights = mask_codec.entry_weights(*mask_weights)
         self._federation_key = federation_key
         self._codec_key = federation_key or site_key
         self._sent: Latents = {}
@@ -140,7 +143,7 @@ class Site:
                 f'mapper.start="head": expected a common frame and no folds, got trust="{self.trust}", folds {folds};'
                 ' use mapper.start="nothing"'
             )
-        weights = start.head_in_frame(head, self._frames)
+        weights = start.head_in_frame(head, self._frames, self._weights)
         return self._encode("mapper_start", {}, {f"{start.PREFIX}{k}": v for k, v in weights.items()})
 
     def upload(self, images: Tensor, masks: Tensor, partition: str) -> bytes:
@@ -222,9 +225,10 @@ class Site:
                 )
             self._check_reply(scale, z, params.dim)
             if self.bits_down == 32:
-                latents[scale] = ops.klt(z, params, normalize=False, inverse=True)
+                found = ops.klt(z, params, normalize=False, inverse=True)
             else:
-                latents[scale] = ops.klt_dequantize(z, params, bits=self.bits_down)
+                found = ops.klt_dequantize(z, params, bits=self.bits_down)
+            latents[scale] = found / self._weight(scale)
         if set(latents) != set(self.mask_codec.latent_dims):
             raise WireError(
                 f"reply: expected mask scales {sorted(self.mask_codec.latent_dims)}, got {sorted(latents)}"
@@ -316,7 +320,10 @@ class Site:
     def _encode_masks(self, masks: Tensor) -> Latents:
         # The linear mask codec has no weights: it lies where the image codec does.
         latents = self.mask_codec.encode(masks.to(device_of(self.image_codec)))
-        return {scale: z.cpu() for scale, z in latents.items()}
+        return {scale: z.cpu() * self._weight(scale) for scale, z in latents.items()}
+
+    def _weight(self, scale: int) -> Tensor:
+        return self._weights[scale].view(1, -1, 1, 1)
 
     def _protect(self, role: str, latents: Latents) -> dict[str, Tensor]:
         normalize = role == "image"

@@ -40,12 +40,14 @@ def draw_weights(module: nn.Module, key: bytes) -> None:
                 parameter.copy_(drawn * spread)
 
 
-def head_in_frame(head: LatentMapper, frames: Frames) -> dict[str, Tensor]:
+@torch.no_grad()
+def head_in_frame(head: LatentMapper, frames: Frames, weights: Mapping[int, Tensor]) -> dict[str, Tensor]:
     """The weights of a mapper that does on latents in the server's frame what the head does on plain ones.
 
     Args:
         head: reads and writes plain latents, on grids that no key folds.
         frames: (role, scale) -> the frame's transform; None where the frame is the plain space.
+        weights: scale -> [C], what entries of mask codes are multiplied by before they are brought into the frame.
 
     Returns:
         Floating-point tensors by their names in `LatentMapper.state_dict`.
@@ -57,8 +59,11 @@ def head_in_frame(head: LatentMapper, frames: Frames) -> dict[str, Tensor]:
         if frame is not None:
             turned.read[scale] = fold_inverse_into_conv(frame, conv)
     for scale, conv in list(turned.write.items()):
-        frame = frames["mask", int(scale)]
+        frame, weight = frames["mask", int(scale)], weights[int(scale)]
         assert isinstance(conv, nn.Conv2d)
+        conv.weight.mul_(weight.view(-1, 1, 1, 1))
+        if conv.bias is not None:
+            conv.bias.mul_(weight)
         if frame is not None:
             turned.write[scale] = fold_forward_into_conv(conv, frame)
     return {name: value for name, value in turned.state_dict().items() if value.is_floating_point()}
