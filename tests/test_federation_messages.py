@@ -76,7 +76,8 @@ def test_the_targets_are_the_mask_latents_in_the_frame_with_their_size(trust: Tr
     frame = torch.eye(16)
     if trust == "federation":
         frame = FederationKey(FEDERATION_SECRET, "fed").klt_params("mask", 8, 16, "haar").dense().float()
-    expected = torch.einsum("ij,njhw->nihw", frame, plain)
+    weights = torch.tensor([0.7] + [1.75] * 15).view(1, 16, 1, 1)
+    expected = torch.einsum("ij,njhw->nihw", frame, plain * weights)
     for found in targets[8].split(COUNT):
         torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
 
