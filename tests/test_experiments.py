@@ -14,6 +14,7 @@ from tiny_runs import TINY
 from typer.testing import CliRunner
 
 from ppcmi_fast.cli.app import app
+from ppcmi_fast.codec import MASK_WEIGHTS
 from ppcmi_fast.errors import ConfigError, RunError
 from ppcmi_fast.experiments import runner
 from ppcmi_fast.experiments.plan import Plan, data_folder, load_plan, planned_runs
@@ -349,12 +350,15 @@ def test_a_run_of_before_a_setting_gives_what_it_did_then(tmp_path: Path) -> Non
         assert text.count(setting) == 1
         text = text.replace(setting, "")
     path.write_text(text)
-    assert RunConfig.load(path) != config
+    assert RunConfig.load(path) == config
     assert [run.config for run in finished_runs(tmp_path / "out")] == [config]
     # The same run is not made twice, and replaced only when it is asked for.
     assert runner.is_finished(path.parent, config)
     with pytest.raises(RunError, match=r"mask_mixing: hadamard -> haar"):
         runner.is_finished(path.parent, RunConfig.build({"data": str(tmp_path)}))
+    # A file of settings that belongs to no run means what they mean now.
+    (tmp_path / "mine.toml").write_text(text)
+    assert RunConfig.load(tmp_path / "mine.toml").mask_weights == MASK_WEIGHTS
 
 
 def test_what_depends_on_a_setting_is_trained_again(tmp_path: Path) -> None:

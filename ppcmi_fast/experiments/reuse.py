@@ -11,7 +11,7 @@ from typing import Any
 
 from ppcmi_fast.errors import ConfigError, RunError
 from ppcmi_fast.federation.codecs import latent_noise
-from ppcmi_fast.federation.config import RunConfig, is_whole, read_toml, with_before
+from ppcmi_fast.federation.config import RunConfig, is_whole
 from ppcmi_fast.federation.runfolder import OUR_STAGES, RunFolder, read_json, write_json
 from ppcmi_fast.federation.sections import FEDERATED
 
@@ -84,27 +84,17 @@ class FinishedRun:
         return self.config.model_copy(update=taken)
 
 
-def settings_of(folder: Path) -> dict[str, Any]:
-    """Those with which the run in a folder was made, by this version or one before.
-
-    Raises:
-        ConfigError: its config.toml is not TOML.
-    """
-    return with_before(read_toml(folder / "config.toml"))
-
-
 def finished_runs(out: Path) -> Iterator[FinishedRun]:
     """Those of every experiment in the folder of experiments, by name."""
     for metrics in sorted(out.glob("*/*/seed-*/metrics.json")):
         folder = metrics.parent
         try:
-            settings = settings_of(folder)
-            config = RunConfig.build(settings)
+            config = RunConfig.load(folder / "config.toml")
         except ConfigError:
             # Of a version with other settings: nothing to take.
             continue
         # Nor of one with fewer: what it did without them need not be what is the default now.
-        if is_whole(settings, config):
+        if is_whole(folder / "config.toml", config):
             yield FinishedRun(folder, config)
 
 
@@ -171,7 +161,7 @@ def check_finished(networks: Path) -> None:
 
 def _other_settings(networks: Path, config: RunConfig) -> dict[str, Any]:
     """What the networks of a run were trained with that these settings have otherwise."""
-    source = FinishedRun(networks, RunConfig.build(settings_of(networks)))
+    source = FinishedRun(networks, RunConfig.load(networks / "config.toml"))
     before, now = our_training(source.trained), our_training(config)
     return {name: value for name, value in before.items() if now[name] != value}
 

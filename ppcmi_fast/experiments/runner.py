@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from ppcmi_fast.errors import ConfigError, RunError
 from ppcmi_fast.experiments.plan import Plan, PlannedRun, changed_settings, data_folder, planned_runs
-from ppcmi_fast.experiments.reuse import begin_with_known, check_finished, settings_of
+from ppcmi_fast.experiments.reuse import begin_with_known, check_finished
 from ppcmi_fast.federation.config import RunConfig, is_whole
 from ppcmi_fast.federation.run import federate
 from ppcmi_fast.federation.runfolder import RunFolder
@@ -45,13 +45,12 @@ def is_finished(folder: Path, config: RunConfig, *, overwrite: bool = False) -> 
 def _difference(path: Path, config: RunConfig) -> str:
     """How a run's settings differ from these; "" where they do not."""
     try:
-        settings = settings_of(path.parent)
-        before = RunConfig.build(settings)
+        before = RunConfig.load(path)
     except ConfigError as error:
         return f"which this version does not take: {error}"
     if before != config:
         return "; ".join(changed_settings(before, config))
-    return "" if is_whole(settings, before) else "of a version that had fewer"
+    return "" if is_whole(path, before) else "of a version that had fewer"
 
 
 def run_experiment(

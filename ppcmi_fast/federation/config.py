@@ -36,6 +36,8 @@ else:
 HEAD_BLOCKS = 1
 # What has been trained already is soon as good as it gets on what was uploaded.
 STEPS_FROM_HEAD, STEPS_FROM_NOTHING = 300, 1500
+# Of a run folder: what its finished stages reported.
+STAGES_FILE = "stages.json"
 # What was done before there was a setting, where that is not its default now.
 BEFORE: dict[str, Any] = {
     "mask_mixing": "hadamard",
@@ -246,6 +248,8 @@ class RunConfig(Section):
     def load(cls, path: Path, overrides: list[str] | None = None) -> RunConfig:
         """Read a TOML file (relative `data` is relative to the file), or take a data folder with the defaults.
 
+        That of a run which has begun means what it did to the version that wrote it.
+
         Raises:
             ConfigError: no such path, not TOML, or settings that do not validate.
         """
@@ -253,7 +257,7 @@ class RunConfig(Section):
             return cls.build({"data": str(path)}, overrides)
         if not path.is_file():
             raise ConfigError(f"{path}: expected a data folder or a TOML file, found nothing; check the path")
-        values = read_toml(path)
+        values = read_settings(path)
         if "data" in values:
             values["data"] = str(path.parent / Path(values["data"]).expanduser())
         return cls.build(values, overrides)
@@ -275,6 +279,16 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: expected TOML, got {error}") from None
 
 
+def read_settings(path: Path) -> dict[str, Any]:
+    """The settings in a TOML file; in that of a run which has begun, with what was done before there was a setting.
+
+    Raises:
+        ConfigError: it is not TOML.
+    """
+    written = read_toml(path)
+    return with_before(written) if (path.parent / STAGES_FILE).is_file() else written
+
+
 def with_before(written: dict[str, Any], before: dict[str, Any] = BEFORE) -> dict[str, Any]:
     """Settings of a run, what there was no setting for yet as it was done then."""
     known = dict(written)
@@ -283,9 +297,9 @@ def with_before(written: dict[str, Any], before: dict[str, Any] = BEFORE) -> dic
     return known
 
 
-def is_whole(written: dict[str, Any], config: RunConfig) -> bool:
-    """Whether the settings from which `config` was built name every one that this version has."""
-    now = tomllib.loads(config.to_toml())
+def is_whole(path: Path, config: RunConfig) -> bool:
+    """Whether the TOML file from which `config` was loaded tells every setting that this version has."""
+    written, now = read_settings(path), tomllib.loads(config.to_toml())
     return all(
         key in written and (not isinstance(value, dict) or value.keys() <= written[key].keys())
         for key, value in now.items()

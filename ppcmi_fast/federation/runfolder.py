@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from ppcmi_fast.errors import ConfigError, RunError
-from ppcmi_fast.federation.config import RunConfig, is_whole, read_toml
+from ppcmi_fast.federation.config import STAGES_FILE, RunConfig, is_whole
 
 OUR_STAGES: tuple[str, ...] = ("codec", "mapper", "tuning")
 WRITTEN_FOLDERS = ("baselines", "checkpoints", "keys", "server", "sites")
@@ -25,7 +25,7 @@ WRITTEN_FILES = (
     "report.html",
     "scores.csv",
     "split.json",
-    "stages.json",
+    STAGES_FILE,
 )
 
 
@@ -89,7 +89,7 @@ class RunFolder:
                     f"{root}: the run was started with other settings than these; resume with those of"
                     f" {folder.config_path}, or use --overwrite"
                 )
-            elif folder.done("mapper") is None and not is_whole(read_toml(folder.config_path), config):
+            elif folder.done("mapper") is None and not is_whole(folder.config_path, config):
                 # What it did without them need not be what is the default now: a head whose first weights were public
                 # would give the frame away.
                 raise RunError(
@@ -158,7 +158,7 @@ class RunFolder:
 
     def stages(self) -> dict[str, dict[str, Any]]:
         """What the finished stages reported, by name."""
-        path = self.root / "stages.json"
+        path = self.root / STAGES_FILE
         found: dict[str, dict[str, Any]] = read_json(path) if path.exists() else {}
         return found
 
@@ -168,7 +168,7 @@ class RunFolder:
 
     def finish(self, stage: str, result: dict[str, Any]) -> None:
         """Note a stage as finished, with what it reports."""
-        write_json(self.root / "stages.json", {**self.stages(), stage: result})
+        write_json(self.root / STAGES_FILE, {**self.stages(), stage: result})
 
 
 def save_module(path: Path, module: nn.Module) -> None:
