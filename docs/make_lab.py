@@ -15,6 +15,12 @@ DOCS = Path(__file__).resolve().parent
 RESULTS = DOCS / "results" / "lab"
 PAGE = DOCS / "lab.md"
 QUESTIONS = {
+    "mask_weights": (
+        "Weights of mask codes",
+        "The answers of a trained mapper, in float32, are rounded again, with blocks' means and all other frequencies"
+        " weighted differently before (the two numbers); each site mixes by a Haar matrix of its own. The pair of 0.7"
+        " and 1.75 is the default of `mask_weights`: a pair that suits every run, of several that do.",
+    ),
     "refinement": (
         "Refinement at the site",
         "A small convolutional network at the site sees the image and the server's answer and changes the answer. It is"
@@ -63,7 +69,8 @@ def section(question: str, found: dict[str, Any]) -> list[str]:
         "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
     for name, run in found.items():
-        about = f"{name}, {run['size']} x {run['size']}, {run['steps']} steps"
+        steps = f", {run['steps']} steps" if "steps" in run else ""
+        about = f"{name}, {run['size']} x {run['size']}{steps}"
         lines += [row(about, method, entry) for method, entry in run["methods"].items()]
     return [*lines, ""]
 
@@ -71,10 +78,10 @@ def section(question: str, found: dict[str, Any]) -> list[str]:
 def page(results: dict[str, dict[str, Any]]) -> str:
     """The whole page."""
     lines = [
-        "# Tried beside the system",
+        "# Tried on finished runs",
         "",
         "Made by `python docs/make_lab.py` from `docs/results/lab/`; do not edit by hand. Ideas that are measured on"
-        " finished runs and are no part of the package, because they have not earned a place in it. Dice is the mean"
+        " finished runs: one has earned its place in the package, the others are no part of it. Dice is the mean"
         " over sites of the likeliest classes' on their images; points are the difference from the first line of a run,"
         " with its 95 % bootstrap interval and the p of a signed-rank test over subjects.",
         "",

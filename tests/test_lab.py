@@ -10,12 +10,14 @@ from types import ModuleType
 
 import coarse_supervision
 import make_lab as make
+import mask_weights
 import pytest
 import refinement
 import restored
 import torch
 from tiny_runs import tiny_config
 
+from ppcmi_fast.codec import LinearMaskCodec
 from ppcmi_fast.data.phantom import write_phantom
 from ppcmi_fast.federation.run import federate
 
@@ -27,7 +29,7 @@ def rewrite(path: Path, old: str, new: str) -> None:
 
 
 def ask(question: ModuleType, run: Path, steps: int = 1) -> int:
-    return restored.command(question.measure, question.__name__, "", steps, [str(run), "--steps", str(steps)])
+    return restored.command(question.measure, question.__name__, "", 1, [str(run), "--steps", str(steps)])
 
 
 @pytest.fixture(scope="module")
@@ -127,6 +129,29 @@ def test_the_questions_keep_what_they_find(run: Path, results: Path) -> None:
             assert other["points"] == pytest.approx(100 * (other["dice"] - base["dice"]))
         page = make.page({question.__name__: found})
         assert all(f"| name/ours, seed 0, 32 x 32, 2 steps | {method} |" in page for method in methods)
+
+
+def test_weights_are_measured_without_training(run: Path, results: Path) -> None:
+    assert restored.command(mask_weights.measure, "mask_weights", "", arguments=[str(run)]) == 0
+    found = json.loads((results / "mask_weights.json").read_text())
+    entry = found["name/ours, seed 0"]
+    assert "steps" not in entry and len(entry["methods"]) == 1 + 2 * len(mask_weights.WEIGHTS)
+    assert "| name/ours, seed 0, 32 x 32 | 2 bits, 0.7 and 1.75 |" in make.page({"mask_weights": found})
+    with pytest.raises(SystemExit):
+        restored.command(mask_weights.measure, "mask_weights", "", arguments=[str(run), "--steps", "3"])
+
+
+def test_answers_are_rounded_as_their_codes_are(run: Path) -> None:
+    codec = LinearMaskCodec(3, 8, 16)
+    masks = torch.zeros(2, 32, 32, dtype=torch.int64)
+    masks[0, 4:19, 6:26], masks[1, 9:30, 3:14] = 1, 2
+    scores = codec.decode(codec.encode(masks))
+    for weights in ((1.0, 1.0), (0.7, 1.75)):
+        torch.testing.assert_close(
+            mask_weights.rounded(scores, codec, weights, 8, "a"), scores, atol=0.05, rtol=0
+        )
+    coarse = [(mask_weights.rounded(scores, codec, (0.7, 1.75), 2, site) - scores).abs() for site in "ab"]
+    assert all(error.mean() > 0.02 for error in coarse) and not torch.equal(*coarse)
 
 
 def test_a_second_run_stands_beside_the_first(run: Path, results: Path) -> None:

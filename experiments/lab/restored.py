@@ -115,19 +115,19 @@ def keep(question: str, folder: Path, run: RestoredRun, found: dict[str, Any]) -
 
 
 def command(
-    measure: Callable[[RestoredRun, int], dict[str, Any]],
+    measure: Callable[..., dict[str, Any]],
     script: str,
     text: str,
-    steps: int,
+    steps: int = 0,
     arguments: list[str] | None = None,
 ) -> int:
-    """The command of a question: restore a run, `measure` it with so many steps, keep what is found.
+    """The command of a question: restore a run, `measure` it, with so many steps where it trains, keep what is found.
 
     Args:
-        measure: run and steps -> method -> figures.
+        measure: run and, where there are any, steps -> method -> figures.
         script: path of the question's script, which names its JSON.
         text: what `--help` says.
-        steps: unless the command says otherwise.
+        steps: unless the command says otherwise; 0 trains nothing, and the command has no such option.
         arguments: of the command; None takes the process's.
 
     Returns:
@@ -135,13 +135,17 @@ def command(
     """
     parser = argparse.ArgumentParser(description=text, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path, help="folder of a finished run, EXPERIMENT/VARIANT/seed-N")
-    parser.add_argument("--steps", type=int, default=steps, help=f"of each training, {steps} unless given")
+    if steps:
+        parser.add_argument(
+            "--steps", type=int, default=steps, help=f"of each training, {steps} unless given"
+        )
     options = parser.parse_args(arguments)
+    amount = {"steps": options.steps} if steps else {}
     try:
-        if options.steps < 1:
+        if steps and options.steps < 1:
             raise ConfigError(f"--steps: expected at least 1, got {options.steps}; give more")
         run = RestoredRun.load(options.run)
-        found = {"steps": options.steps, "methods": measure(run, options.steps)}
+        found = amount | {"methods": measure(run, **amount)}
         print(f"kept in {keep(Path(script).stem, options.run, run, found)}")
     except PpcmiError as error:
         print(error, file=sys.stderr)

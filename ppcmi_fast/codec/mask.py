@@ -88,12 +88,14 @@ class LinearMaskCodec(nn.Module):
             raise ValueError(
                 f"masks: expected H and W that {self.block} divides, got {height}x{width}; resize them"
             )
-        signs = one_hot_foreground(masks, self.classes) * 2 - 1
+        return {self.block: self.project(one_hot_foreground(masks, self.classes) * 2 - 1)}
+
+    def project(self, signs: Tensor) -> Tensor:
+        """[N, classes-1, H, W] float32, +1 in a class and -1 out of it or between them -> the code of it."""
         weight = (self.basis * self.gain).view(self.rank, 1, self.block, self.block)
-        code = F.conv2d(
+        return F.conv2d(
             signs, weight.repeat(self.classes - 1, 1, 1, 1), stride=self.block, groups=self.classes - 1
         )
-        return {self.block: code}
 
     def decode(self, latents: dict[int, Tensor]) -> Tensor:
         """Codes -> class scores [N, classes, H, W] float32, the estimated probabilities; argmax is the class map."""
