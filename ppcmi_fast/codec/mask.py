@@ -72,7 +72,14 @@ class LinearMaskCodec(nn.Module):
         return {self.block: (self.classes - 1) * self.rank}
 
     def entry_weights(self, mean: float, details: float) -> dict[int, Tensor]:
-        """A factor for each entry, {block: [(classes-1)*rank]}: one for means, one for all other frequencies."""
+        """A factor for each entry, {block: [(classes-1)*rank]}: one for means, one for all other frequencies.
+
+        Raises:
+            ValueError: one that could not be taken back, 0 among them.
+        """
+        for name, weight in (("mean", mean), ("details", details)):
+            if not 0 < weight < math.inf:
+                raise ValueError(f"mask_weights: expected {name} over 0 and finite, got {weight}; correct it")
         weights = torch.full((self.rank,), float(details))
         weights[0] = mean
         return {self.block: weights.repeat(self.classes - 1)}

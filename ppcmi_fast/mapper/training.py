@@ -30,7 +30,7 @@ def position_weights(z: Tensor, balance: float) -> Tensor:
     """How much each position counts: the more, the further its mask code is from the mean of all.
 
     Most positions are background and have one code, so this is what class weights are to a cross-entropy, for a server
-    that knows no class. Distances are those of the plain space, whatever the common frame; in trust mode "sites" there
+    that knows no class. Distances are those of the sites' codes, whatever the common frame; in trust mode "sites" there
     is none, and weights are nearer to 1.
 
     Args:
