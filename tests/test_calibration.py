@@ -34,9 +34,22 @@ def binary(foreground: Tensor) -> Tensor:
 
 def test_foreground_is_what_passes_the_threshold_as_its_likeliest_class() -> None:
     scores = torch.tensor([[0.5, 0.2, 0.3], [0.7, 0.25, 0.05], [0.1, 0.9, 0.0]]).T.reshape(1, 3, 1, 3)
-    assert class_maps(scores, 0.4).flatten().tolist() == [2, 0, 1]
-    assert class_maps(scores, 0.2).flatten().tolist() == [2, 1, 1]
-    assert class_maps(scores, None).flatten().tolist() == [0, 0, 1]
+    # Against the background alone: 0.3 of 0.8, 0.25 of 0.95, 0.9 of 1.
+    assert class_maps(scores, 0.36).flatten().tolist() == [2, 0, 1]
+    assert class_maps(scores, 0.25).flatten().tolist() == [2, 1, 1]
+    assert class_maps(scores, 0.95).flatten().tolist() == [0, 0, 0]
+
+
+def test_one_half_is_the_likeliest_class_however_many_there_are() -> None:
+    generator = torch.Generator().manual_seed(1)
+    # Estimates of probabilities may be out of 0 .. 1.
+    foreground = torch.rand(4, 3, 16, 16, generator=generator) - 0.2
+    scores = torch.cat([1 - foreground.sum(1, keepdim=True), foreground], 1)
+    likeliest = class_maps(scores, None)
+    assert likeliest.unique().tolist() == [0, 1, 2, 3] and torch.equal(class_maps(scores, 0.5), likeliest)
+    two = torch.cat([1 - foreground[:, :1], foreground[:, :1]], 1)
+    for threshold in (0.2, 0.425, 0.7):
+        assert torch.equal(class_maps(two, threshold), (foreground[:, 0] > threshold).long())
 
 
 def accuracy(truth: Tensor, maps: Tensor) -> Tensor:

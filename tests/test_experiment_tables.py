@@ -19,6 +19,7 @@ from ppcmi_fast.experiments.figures import draw, draw_rows
 from ppcmi_fast.experiments.plan import Plan, planned_runs
 from ppcmi_fast.experiments.records import collect, read_records, write_records
 from ppcmi_fast.experiments.statistics import Held, differences
+from ppcmi_fast.federation.calibration import RULE, RULE_OF_SUMS
 from ppcmi_fast.metrics import MEASURES, ImageScores, ScoreRow, summarise, write_scores
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -72,7 +73,7 @@ def write_run(
         "methods": methods,
         "payload_bytes": {"up": 100, "down": 20, "train_upload_total": 1},
         "thresholds": {"a": 0.4, "b": 0.5},
-        "calibration": "one standard error",
+        "calibration": RULE,
         "config": run.config.model_dump(mode="json", exclude={"data": True, "reading": {"cache"}}),
         "dataset": {
             "name": "d",
@@ -267,9 +268,17 @@ def test_the_page_names_what_trained(tmp_path: Path) -> None:
     write_run(two, tmp_path, SHIFTS, seed=1, device="cuda")
     both = collect("name", two, tmp_path, [], quiet)
     assert "1 thread of x, or H200 and 1 thread of x, bfloat16 autocast." in tables.page([both])
-    assert "before the rule" not in tables.page([both])
+    earlier = (
+        "Thresholds of an earlier rule than today's (one standard error, a class against the background): "
+    )
+    assert earlier not in tables.page([both])
     del both["runs"][0]["calibration"]
-    assert "before the rule of one standard error: `one` (seed 0)." in tables.page([both])
+    assert f"{earlier}`one` (seed 0)." in tables.page([both])
+    # With two classes a class against the background is what is not the background.
+    both["runs"][0]["calibration"] = RULE_OF_SUMS
+    assert (earlier in tables.page([both])) == (both["runs"][0]["dataset"]["classes"] != 2)
+    both["runs"][0]["dataset"]["classes"] = 2
+    assert earlier not in tables.page([both])
     for key in ("gpus", "training_precision"):
         del both["runs"][0]["environment"][key], both["runs"][1]["environment"][key]
     assert "; 1 thread of x.\n" in tables.page([both])

@@ -12,7 +12,7 @@ import numpy as np
 
 from ppcmi_fast.experiments.records import MEASURES, OURS, read_records
 from ppcmi_fast.experiments.statistics import Difference, Floats, Held, differences
-from ppcmi_fast.federation.calibration import RULE
+from ppcmi_fast.federation.calibration import RULE, RULE_OF_SUMS
 from ppcmi_fast.report.runfolder import method_title
 from ppcmi_fast.report.words import p_value, processor, size
 
@@ -276,12 +276,13 @@ def _other_thresholds(result: dict[str, Any]) -> list[str]:
     seeds: dict[str, list[int]] = {}
     for record in result["runs"]:
         chosen = any(value is not None for value in record["thresholds"].values())
-        if chosen and record.get("calibration") != RULE:
+        binary = record["dataset"]["classes"] == 2
+        if chosen and record.get("calibration") not in (RULE, *([RULE_OF_SUMS] if binary else [])):
             seeds.setdefault(record["variant"], []).append(record["seed"])
     if not seeds:
         return []
     listed = "; ".join(f"`{name}` (seed {', '.join(map(str, found))})" for name, found in seeds.items())
-    return [f"Thresholds with the best figure, before the rule of {RULE}: {listed}.", ""]
+    return [f"Thresholds of an earlier rule than today's ({RULE}): {listed}.", ""]
 
 
 def _late(variants: Sequence[Variant]) -> list[str]:

@@ -1,9 +1,11 @@
-"""From which score on a pixel is foreground: chosen at each site, on its own validation images.
+"""How likely a class must be against the background: chosen at each site, on its own validation images.
 
-The scores are class probabilities, and the classes that maximize the expected Dice are not those above 1/2: where a
+The scores are class probabilities, and the classes that maximize the expected Dice are not the likeliest: where a
 structure is uncertain, too little of it costs more than too much (Lipton et al., "Optimal Thresholding of Classifiers
-to Maximize F1 Measure", 2014). Validation images are few, so a site leaves 1/2 only as far as they compel it to: the
-one-standard-error rule (Breiman et al., "Classification and Regression Trees", 1984).
+to Maximize F1 Measure", 2014). A threshold is a class's share against the background alone, so that 1/2 is the
+likeliest class however many there are: by the sum of all classes, pixels between two structures would leave the
+background though it is likelier than either. Validation images are few, so a site leaves 1/2 only as far as they compel
+it to: the one-standard-error rule (Breiman et al., "Classification and Regression Trees", 1984).
 """
 
 from __future__ import annotations
@@ -25,7 +27,9 @@ FILE = "threshold.json"
 FORTIETHS = range(8, 29)
 THRESHOLDS = tuple(n / 40 for n in FORTIETHS)
 HALF = 0.5
-RULE = "one standard error"
+RULE = "one standard error, a class against the background"
+# The same with two classes.
+RULE_OF_SUMS = "one standard error"
 Figure = Callable[[Tensor], Tensor]
 
 

@@ -64,8 +64,9 @@ class RunConfig(Section):
         device: where networks are trained and applied; "auto" takes a GPU where there is one. Keys, latents on the wire
             and augmentation stay with the CPU.
         late_sites: sites that take no part in training and join when all is trained, to see what that costs them.
-        calibrate: whether each site chooses, on its validation images, from which probability on a pixel is foreground;
-            otherwise, and with the nonlinear mask codec, whose scores are none, the likeliest class is taken.
+        calibrate: whether each site chooses, on its validation images, how likely a class must be against the
+            background; otherwise, and with the nonlinear mask codec, whose scores are no probabilities, the class of
+            the highest score is taken.
     """
 
     data: Path

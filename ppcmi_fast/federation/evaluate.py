@@ -35,16 +35,17 @@ def class_maps(scores: Tensor, threshold: float | None) -> Tensor:
 
     Args:
         scores: float [N, classes, H, W], probabilities where there is a threshold.
-        threshold: foreground is what is not background with more than this probability, of its likeliest class; None
-            takes the highest score.
+        threshold: a pixel is of its likeliest class where that has more than this share of what it and the background
+            have together; 1/2 and None take the highest score.
 
     Returns:
         int64 [N, H, W].
     """
     if threshold is None:
         return scores.argmax(1)
-    foreground = 1 - scores[:, 0] > threshold
-    return torch.where(foreground, scores[:, 1:].argmax(1) + 1, 0)
+    odds = torch.ones(scores.shape[1], device=scores.device)
+    odds[0] = threshold / (1 - threshold)
+    return (scores * odds.view(1, -1, 1, 1)).argmax(1)
 
 
 def answers_through_wire(site: Site, channel: Channel, images: Tensor, batch: int = 32) -> Iterator[Tensor]:

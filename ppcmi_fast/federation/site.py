@@ -37,7 +37,8 @@ class Site:
         bits_up, bits_down: 2, 4, 8, or 32 for float32.
 
     Attributes:
-        threshold: probability of foreground above which a pixel is, see `calibration`; None takes the likeliest class.
+        threshold: share of a class against the background from which on a pixel is of it, see `calibration`; None takes
+            the likeliest class.
 
     Raises:
         ConfigError: another trust mode or width, a key of another kind or federation, or trust "federation" without
