@@ -213,7 +213,7 @@ def _facts(run: dict[str, Any]) -> str:
     )
     settings = [
         f"{key} {config[key]}"
-        for key in ("trust", "mixing", "folds", "bits_up", "bits_down", "seed")
+        for key in ("trust", "mixing", "mask_mixing", "mask_weights", "folds", "bits_up", "bits_down", "seed")
         if key in config
     ]
     rows.append(["settings", ", ".join(settings) or "–"])

@@ -12,6 +12,7 @@ from federation_parties import connect, data, make_site
 from tiny_runs import tiny_config
 from torch import Tensor, nn
 
+from ppcmi_fast.codec import LinearMaskCodec
 from ppcmi_fast.data.phantom import write_phantom
 from ppcmi_fast.errors import RunError
 from ppcmi_fast.federation.calibration import (
@@ -136,6 +137,27 @@ def test_it_is_kept_with_the_site_and_a_damaged_one_is_refused(tmp_path: Path) -
         (tmp_path / "sites" / "a" / "threshold.json").write_text(damaged)
         with pytest.raises(RunError, match=r"threshold\.json: expected a threshold between 0 and 1 or null"):
             load_threshold(folder, site)
+
+
+def test_one_that_was_chosen_to_be_used_otherwise_is_refused(tmp_path: Path) -> None:
+    folder, site = RunFolder(tmp_path), make_site("a")
+    path = tmp_path / "sites" / "a" / "threshold.json"
+    site.threshold = 0.4
+    save_threshold(folder, site)
+    kept = json.loads(path.read_text())
+    for earlier in ({"threshold": 0.4}, {"threshold": 0.4, "rule": "one standard error"}):
+        path.write_text(json.dumps(earlier))
+        # Of two classes it says the same.
+        site.mask_codec = LinearMaskCodec(2)
+        load_threshold(folder, site)
+        assert site.threshold == 0.4
+        site.mask_codec = LinearMaskCodec(3)
+        with pytest.raises(RunError, match="expected a threshold by the rule of this version .*--resume"):
+            load_threshold(folder, site)
+    for fine in (kept, {"threshold": None}):
+        path.write_text(json.dumps(fine))
+        load_threshold(folder, site)
+        assert site.threshold == fine["threshold"]
 
 
 def test_a_run_calibrates_and_segments_at_what_it_chose(tmp_path: Path) -> None:

@@ -18,9 +18,16 @@ from ppcmi_fast.codec import MASK_WEIGHTS
 from ppcmi_fast.errors import ConfigError, RunError
 from ppcmi_fast.experiments import runner
 from ppcmi_fast.experiments.plan import Plan, data_folder, load_plan, planned_runs
-from ppcmi_fast.experiments.reuse import baseline_training, codec_training, finished_runs, our_training
+from ppcmi_fast.experiments.reuse import (
+    baseline_training,
+    begin_with_known,
+    codec_training,
+    finished_runs,
+    our_training,
+)
 from ppcmi_fast.experiments.runner import run_experiment
 from ppcmi_fast.federation.config import RunConfig
+from ppcmi_fast.federation.runfolder import RunFolder
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -361,6 +368,15 @@ def test_a_run_of_before_a_setting_gives_what_it_did_then(tmp_path: Path) -> Non
     assert RunConfig.load(tmp_path / "mine.toml").mask_weights == MASK_WEIGHTS
 
 
+def test_what_was_begun_takes_nothing_over(tmp_path: Path) -> None:
+    config = RunConfig.build({"data": str(tmp_path)})
+    finished(tmp_path / "out" / "x" / "one" / "seed-0", config)
+    begun = RunFolder.open(tmp_path / "out" / "y" / "one" / "seed-0", config, resume=False, overwrite=False)
+    (begun.checkpoints / "codec.safetensors").write_bytes(b"under keys of its own")
+    assert begin_with_known(config, begun.root, tmp_path / "out", None) == []
+    assert not (begun.root / "split.json").exists() and not begun.stages()
+
+
 def test_what_depends_on_a_setting_is_trained_again(tmp_path: Path) -> None:
     values = {"data": str(tmp_path), "baselines": {"images": 32, "methods": ["fedavg"]}}
 
@@ -400,10 +416,10 @@ def test_what_depends_on_a_setting_is_trained_again(tmp_path: Path) -> None:
         assert baseline_training(changed("baselines.images=0", other), "fedavg") != as_ours
     assert baseline_training(changed("baselines.images=0", "codec.mask_rank=32"), "fedavg") == as_ours
     patient = [
-        baseline_training(changed("baselines.images=0", "mapper.patience=2", rank), "fedavg")
-        for rank in ("codec.mask_rank=16", "codec.mask_rank=32")
+        baseline_training(changed("baselines.images=0", "mapper.patience=2", other), "fedavg")
+        for other in ("codec.mask_rank=16", "codec.mask_rank=32", "mask_weights=[1,1]", "bits_up=2")
     ]
-    assert patient[0] != patient[1]
+    assert all(other != patient[0] for other in patient[1:])
 
 
 def test_the_command_runs_lists_and_tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -141,7 +141,7 @@ def test_weights_are_measured_without_training(run: Path, results: Path) -> None
         restored.command(mask_weights.measure, "mask_weights", "", arguments=[str(run), "--steps", "3"])
 
 
-def test_answers_are_rounded_as_their_codes_are(run: Path) -> None:
+def test_answers_are_rounded_as_their_codes_are() -> None:
     codec = LinearMaskCodec(3, 8, 16)
     masks = torch.zeros(2, 32, 32, dtype=torch.int64)
     masks[0, 4:19, 6:26], masks[1, 9:30, 3:14] = 1, 2

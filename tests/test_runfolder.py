@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from ppcmi_fast.errors import RunError
+from ppcmi_fast.errors import ConfigError, RunError
 from ppcmi_fast.federation.config import RunConfig
 from ppcmi_fast.federation.runfolder import RunFolder, load_module, read_json, save_module
 
@@ -77,6 +77,40 @@ def test_a_run_goes_on_with_its_own_split_only(tmp_path: Path, config: RunConfig
     with pytest.raises(RunError, match="split.json: expected the subjects with which this run was started"):
         folder.check_split({"train": {"a": ["s1", "s3"]}, "test": {"a": ["s2"]}})
     assert read_json(folder.root / "split.json") == split
+
+
+def test_a_run_of_a_version_before_goes_on_as_it_did_then(tmp_path: Path) -> None:
+    then = RunConfig.build(
+        {"data": str(tmp_path), "codec": {"work": "equal"}, "mapper": {"start": "nothing"}},
+        ["mask_mixing=hadamard", "mask_weights=[1.0,1.0]"],
+    )
+    folder = RunFolder.open(tmp_path / "run", then, resume=False, overwrite=False)
+    folder.finish("codec", {})
+    whole = folder.config_path.read_text()
+    weights = "mask_weights = [\n    1.0,\n    1.0,\n]\n"
+    recent = whole.replace('mask_mixing = "hadamard"\n', "").replace(weights, "")
+    folder.config_path.write_text(recent)
+    assert RunConfig.load(folder.config_path) == then
+    assert RunFolder.open(tmp_path / "run", then, resume=True, overwrite=False).started
+    with pytest.raises(RunError, match="the run was started with other settings than these"):
+        RunFolder.open(tmp_path / "run", RunConfig.load(tmp_path), resume=True, overwrite=False)
+    # Longer ago the first weights of networks were public: what is trained is kept, what is not is not trained on.
+    for line in ('work = "equal"\n', 'start = "nothing"\n'):
+        assert recent.count(line) == 1
+        recent = recent.replace(line, "")
+    folder.config_path.write_text(recent)
+    assert RunConfig.load(folder.config_path) == then
+    with pytest.raises(RunError, match="was begun by a version that had fewer settings"):
+        RunFolder.open(tmp_path / "run", then, resume=True, overwrite=False)
+    folder.finish("mapper", {})
+    assert RunFolder.open(tmp_path / "run", then, resume=True, overwrite=False).started
+
+
+def test_what_is_no_section_is_named(tmp_path: Path) -> None:
+    (tmp_path / "config.toml").write_text(f'data = "{tmp_path}"\nbaselines = 3\n')
+    (tmp_path / "stages.json").write_text("{}")
+    with pytest.raises(ConfigError, match="baselines: Input should be"):
+        RunConfig.load(tmp_path / "config.toml")
 
 
 def test_a_config_of_another_program_is_left_alone(tmp_path: Path, config: RunConfig) -> None:

@@ -45,7 +45,8 @@ def dct_basis(block: int, rank: int) -> Tensor:
 class LinearMaskCodec(nn.Module):
     """One-hot foreground as +1 / -1, projected block by block on the lowest DCT frequencies.
 
-    A block of one class has unit RMS in code space, so that after mixing its entries match the N(0, 1) codebooks.
+    A block of one class has unit RMS in code space, so that after mixing its entries match the N(0, 1) codebooks; what
+    is mixed may be weighted before (`entry_weights`).
     The basis is fixed: nothing is fitted, hence nothing about any site's masks can leak through it.
 
     Args:
@@ -72,14 +73,7 @@ class LinearMaskCodec(nn.Module):
         return {self.block: (self.classes - 1) * self.rank}
 
     def entry_weights(self, mean: float, details: float) -> dict[int, Tensor]:
-        """A factor for each entry, {block: [(classes-1)*rank]}: one for means, one for all other frequencies.
-
-        Raises:
-            ValueError: one that could not be taken back, 0 among them.
-        """
-        for name, weight in (("mean", mean), ("details", details)):
-            if not 0 < weight < math.inf:
-                raise ValueError(f"mask_weights: expected {name} over 0 and finite, got {weight}; correct it")
+        """A factor for each entry, {block: [(classes-1)*rank]}: one for means, one for all other frequencies."""
         weights = torch.full((self.rank,), float(details))
         weights[0] = mean
         return {self.block: weights.repeat(self.classes - 1)}

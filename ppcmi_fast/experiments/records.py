@@ -10,7 +10,7 @@ from typing import Any
 from ppcmi_fast.errors import ConfigError, RunError
 from ppcmi_fast.experiments.plan import Plan, PlannedRun, changed_settings, planned_runs
 from ppcmi_fast.experiments.reuse import baseline_training
-from ppcmi_fast.federation.config import BEFORE, RunConfig, with_before
+from ppcmi_fast.federation.config import RunConfig, with_before
 from ppcmi_fast.federation.runfolder import read_json
 from ppcmi_fast.metrics import ScoreRow, read_scores
 from ppcmi_fast.report.runfolder import method_order
@@ -21,8 +21,6 @@ SCHEMA = 2
 # Fewer would make ties, and ties another test.
 DECIMALS = 7
 _SOMEWHERE = Path("data")
-# Of versions that give figures, but no networks: a head that began with public weights would give the frame away.
-_LONG_BEFORE = BEFORE | {"codec": {"work": "equal"}, "mapper": {"start": "nothing"}}
 
 
 def subject_scores(rows: Sequence[ScoreRow]) -> list[list[Any]]:
@@ -90,7 +88,7 @@ def _settings_of(record: dict[str, Any]) -> RunConfig | None:
     """Of a kept record, what was not there yet as it was done then; None where this version does not take them."""
     known = {**record["settings"], "data": str(_SOMEWHERE)}
     try:
-        return RunConfig.build(with_before(known, _LONG_BEFORE))
+        return RunConfig.build(with_before(known))
     except ConfigError:
         return None
 

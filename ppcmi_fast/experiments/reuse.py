@@ -11,7 +11,7 @@ from typing import Any
 
 from ppcmi_fast.errors import ConfigError, RunError
 from ppcmi_fast.federation.codecs import latent_noise
-from ppcmi_fast.federation.config import RunConfig, is_whole
+from ppcmi_fast.federation.config import STAGES_FILE, RunConfig, is_whole
 from ppcmi_fast.federation.runfolder import OUR_STAGES, RunFolder, read_json, write_json
 from ppcmi_fast.federation.sections import FEDERATED
 
@@ -44,7 +44,7 @@ DATA = ("data", "size", "classes", "seed", "reading", "late_sites")
 # And what decides how many images ours saw.
 OUR_IMAGES = {
     "codec": {"rounds", "local_steps", "batch"},
-    "mapper": {"batch", "patience"},
+    "mapper": {"batch"},
     "tuning": {"rounds", "local_steps", "batch"},
 }
 
@@ -66,8 +66,8 @@ def baseline_training(config: RunConfig, method: str) -> dict[str, Any]:
     if config.baselines.images:
         return own
     # As many images as ours saw, which with patience depends on all of it.
-    ours = {"codec", "mapper", "tuning"} if config.mapper.patience else OUR_IMAGES
-    return own | config.model_dump(include=ours) | {"steps": config.mapper_steps}
+    ours = our_training(config) if config.mapper.patience else config.model_dump(include=OUR_IMAGES)
+    return own | ours | {"steps": config.mapper_steps}
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ class FinishedRun:
     @cached_property
     def trained(self) -> RunConfig:
         """The settings that our networks in it were trained with: not its own where it took them by name."""
-        taken = read_json(self.folder / "stages.json")["mapper"].get(TRAINED_WITH, {})
+        taken = read_json(self.folder / STAGES_FILE)["mapper"].get(TRAINED_WITH, {})
         return self.config.model_copy(update=taken)
 
 
@@ -119,7 +119,8 @@ def begin_with_known(config: RunConfig, target: Path, out: Path, networks: Path 
     """
     if networks is not None:
         check_finished(networks)
-    if (target / "stages.json").is_file():
+    # What is begun rests on its own keys and split.
+    if RunFolder(target).started or (target / STAGES_FILE).is_file():
         return []
     runs = [run for run in finished_runs(out) if run.folder != target]
     wanted, left = OUR_STAGES, shutil.ignore_patterns()
@@ -139,16 +140,15 @@ def begin_with_known(config: RunConfig, target: Path, out: Path, networks: Path 
     if ours is not None:
         for name in OUR_FOLDERS:
             shutil.copytree(ours / name, target / name, ignore=left, dirs_exist_ok=True)
-        found = read_json(ours / "stages.json")
+        found = read_json(ours / STAGES_FILE)
         stages = {name: found[name] for name in wanted if name in found}
         if networks is not None:
             stages["mapper"][TRAINED_WITH] = _other_settings(networks, config)
     for method, source in baselines.items():
         stages |= _copy_baseline(method, source, target)
-    # Whoever gives has the same images in the same parts.
     shutil.copyfile((ours or next(iter(baselines.values()))) / "split.json", target / "split.json")
     # Last, because what it names must be there.
-    write_json(folder.root / "stages.json", stages)
+    write_json(folder.root / STAGES_FILE, stages)
     first = [] if ours is None else ["ours" if wanted == OUR_STAGES else "our codecs"]
     return [*first, *baselines]
 
@@ -175,7 +175,7 @@ def _copy_baseline(method: str, source: Path, target: Path) -> dict[str, Any]:
     """Copy one method's networks; their entries of stages.json."""
     (target / "baselines").mkdir(exist_ok=True)
     stages = {
-        name: entry for name, entry in read_json(source / "stages.json").items() if _method_of(name) == method
+        name: entry for name, entry in read_json(source / STAGES_FILE).items() if _method_of(name) == method
     }
     for name in stages:
         file = f"{name}.safetensors"

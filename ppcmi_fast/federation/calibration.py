@@ -93,14 +93,14 @@ def calibrated_maps(
 
 def save_threshold(folder: RunFolder, site: Site) -> None:
     """Keep it with what else is the site's own."""
-    write_json(folder.site(site.name) / FILE, {"threshold": site.threshold})
+    write_json(folder.site(site.name) / FILE, {"threshold": site.threshold, "rule": RULE})
 
 
 def load_threshold(folder: RunFolder, site: Site) -> None:
     """Take up what `save_threshold` kept.
 
     Raises:
-        RunError: no such file, or another content.
+        RunError: no such file, another content, or a threshold that was chosen to be used otherwise.
     """
     path = folder.site(site.name) / FILE
     if not path.is_file():
@@ -110,5 +110,10 @@ def load_threshold(folder: RunFolder, site: Site) -> None:
     if value is not None and not (isinstance(value, float) and 0 < value < 1):
         raise RunError(
             f"{path}: expected a threshold between 0 and 1 or null, got {value!r}; run with --resume"
+        )
+    if value is not None and site.mask_codec.classes > 2 and found.get("rule") != RULE:
+        raise RunError(
+            f"{path}: expected a threshold by the rule of this version ({RULE}), got one by {found.get('rule')!r}; run"
+            " with --resume"
         )
     site.threshold = value

@@ -36,14 +36,17 @@ else:
 HEAD_BLOCKS = 1
 # What has been trained already is soon as good as it gets on what was uploaded.
 STEPS_FROM_HEAD, STEPS_FROM_NOTHING = 300, 1500
+MASK_RANK = "codec.mask_rank"
 # Of a run folder: what its finished stages reported.
 STAGES_FILE = "stages.json"
 # What was done before there was a setting, where that is not its default now.
-BEFORE: dict[str, Any] = {
+_BEFORE: dict[str, Any] = {
     "mask_mixing": "hadamard",
     "mask_weights": (1.0, 1.0),
     "baselines": {"work": "equal"},
 }
+# Of versions that give figures, but no networks: a head that began with public weights would give the frame away.
+_LONG_BEFORE = _BEFORE | {"codec": {"work": "equal"}, "mapper": {"start": "nothing"}}
 
 
 class RunConfig(Section):
@@ -148,11 +151,11 @@ class RunConfig(Section):
                     f"codec.mask_rank: expected at most mask_block^2 = {self.codec.mask_block**2},"
                     f" got {self.codec.mask_rank}"
                 )
-            dims["codec.mask_rank"] = self.codec.mask_rank
+            dims[MASK_RANK] = self.codec.mask_rank
         for name, dim in dims.items():
             if dim % per_byte:
                 raise ValueError(f"{name}: expected a multiple of {per_byte} at {fewest} bits, got {dim}")
-            self._check_mixing("mask_mixing" if name == "codec.mask_rank" else "mixing", name, dim)
+            self._check_mixing("mask_mixing" if name == MASK_RANK else "mixing", name, dim)
 
     def _check_mixing(self, setting: str, name: str, dim: int) -> None:
         hadamard = getattr(self, setting) == "hadamard"
@@ -290,17 +293,24 @@ def read_settings(path: Path) -> dict[str, Any]:
     return with_before(written) if (path.parent / STAGES_FILE).is_file() else written
 
 
-def with_before(written: dict[str, Any], before: dict[str, Any] = BEFORE) -> dict[str, Any]:
+def with_before(written: dict[str, Any], before: dict[str, Any] = _LONG_BEFORE) -> dict[str, Any]:
     """Settings of a run, what there was no setting for yet as it was done then."""
     known = dict(written)
     for name, value in before.items():
-        known[name] = {**value, **known.get(name, {})} if isinstance(value, dict) else known.get(name, value)
+        had = known.setdefault(name, value)
+        if isinstance(value, dict) and isinstance(had, dict):
+            known[name] = value | had
     return known
 
 
 def is_whole(path: Path, config: RunConfig) -> bool:
-    """Whether the TOML file from which `config` was loaded tells every setting that this version has."""
-    written, now = read_settings(path), tomllib.loads(config.to_toml())
+    """Whether the TOML file from which `config` was loaded tells every setting on which networks of this version rest.
+
+    What it did without the others need not be what is the default now.
+    """
+    written, now = read_toml(path), tomllib.loads(config.to_toml())
+    if (path.parent / STAGES_FILE).is_file():
+        written = with_before(written, _BEFORE)
     return all(
         key in written and (not isinstance(value, dict) or value.keys() <= written[key].keys())
         for key, value in now.items()

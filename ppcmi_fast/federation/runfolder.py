@@ -134,7 +134,7 @@ class RunFolder:
     def started(self) -> bool:
         """Whether there is work that rests on this run's keys."""
         kept = self.checkpoints.is_dir() and any(self.checkpoints.iterdir())
-        return kept or any(stage in self.stages() for stage in OUR_STAGES)
+        return kept or not self.stages().keys().isdisjoint(OUR_STAGES)
 
     def check_split(self, split: dict[str, Any]) -> None:
         """Note who is in which part; a run that goes on must have the same subjects where they were.

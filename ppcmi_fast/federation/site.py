@@ -32,7 +32,8 @@ class Site:
         federation_id, epoch: as the server's.
         trust: what the server is handed, see `Server`.
         mixing, mask_mixing: the site's own, of image latents and of mask codes, "hadamard" or "haar".
-        mask_weights: what mask codes' means and other frequencies are multiplied by before they are protected.
+        mask_weights: what mask codes' means and other frequencies are multiplied by before they are protected, the same
+            at all sites.
         folds: image scale -> fold.
         bits_up, bits_down: 2, 4, 8, or 32 for float32.
 
@@ -41,8 +42,8 @@ class Site:
             the likeliest class.
 
     Raises:
-        ConfigError: another trust mode or width, a key of another kind or federation, or trust "federation" without
-            a federation key.
+        ConfigError: another trust mode or width, weights that could not be taken back, a key of another kind or
+            federation, or trust "federation" without a federation key.
     """
 
     def __init__(
@@ -77,6 +78,10 @@ class Site:
         self.image_codec, self.mask_codec = image_codec, mask_codec
         self.bits_up, self.bits_down = bits_up, bits_down
         self.threshold: float | None = None
+        if len(mask_weights) != 2 or not all(0 < weight < math.inf for weight in mask_weights):
+            raise ConfigError(
+                f"mask_weights: expected two finite numbers over 0, got {mask_weights}; correct the setting"
+            )
         self._weights = mask_codec.entry_weights(*mask_weights)
         self._federation_key = federation_key
         self._codec_key = federation_key or site_key
