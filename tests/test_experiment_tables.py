@@ -261,6 +261,23 @@ def test_records_of_before_stay_until_the_plan_changes(tmp_path: Path) -> None:
         collect("name", two, tmp_path / "none", [], quiet)
 
 
+def test_the_page_says_which_learning_rates_were_chosen(tmp_path: Path) -> None:
+    tried = {"baselines.methods": ["unet_centralised"], "baselines.learning_rates": [0.004, 0.0005]}
+    two = plan(settings=TINY | tried, seeds=[0, 1])
+    for seed in (0, 1):
+        write_run(two, tmp_path, {"ppcmi": 0.0, "unet_centralised": 0.1}, seed=seed)
+    both = collect("name", two, tmp_path, [], quiet)
+    for record, rate in zip(both["runs"], (0.004, 0.0005), strict=True):
+        record["methods"]["unet_centralised"]["learning_rate"] = rate
+    said = "Learning rates that validation chose of 0.0005, 0.004: U-Net, all data pooled 0.0005, 0.004."
+    assert said in tables.page([both])
+    both["runs"][1]["methods"]["unet_centralised"]["learning_rate"] = 0.004
+    assert "all data pooled 0.004." in tables.page([both])
+    for record in both["runs"]:
+        record["settings"]["baselines"]["learning_rates"] = []
+    assert "Learning rates" not in tables.page([both])
+
+
 def test_the_page_names_what_trained(tmp_path: Path) -> None:
     two = plan(seeds=[0, 1])
     write_run(two, tmp_path, SHIFTS, seed=0)

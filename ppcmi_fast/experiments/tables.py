@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -271,6 +271,26 @@ def _kept_by_codes(variants: Sequence[Variant]) -> list[str]:
     return [f"Dice that the mask codes of ours alone keep of the masks: {listed}.", ""]
 
 
+def _chosen_rates(result: dict[str, Any]) -> list[str]:
+    """The learning rates that baselines chose on validation images, where they had a choice."""
+    chosen: dict[str, dict[float, None]] = {}
+    tried: dict[float, None] = {}
+    for record in result["runs"]:
+        settings = record["settings"]["baselines"]
+        if settings["learning_rates"]:
+            tried |= dict.fromkeys(settings["learning_rates"])
+            for name in settings["methods"]:
+                chosen.setdefault(name, {})[record["methods"][name]["learning_rate"]] = None
+    if not chosen:
+        return []
+    listed = "; ".join(f"{method_title(name)} {_rates(rates)}" for name, rates in chosen.items())
+    return [f"Learning rates that validation chose of {_rates(tried)}: {listed}.", ""]
+
+
+def _rates(rates: Iterable[float]) -> str:
+    return ", ".join(f"{rate:g}" for rate in sorted(rates))
+
+
 def _other_thresholds(result: dict[str, Any]) -> list[str]:
     """Which records have thresholds that this version would have chosen otherwise."""
     seeds: dict[str, list[int]] = {}
@@ -321,7 +341,7 @@ def section(result: dict[str, Any]) -> str:
             lines += [f"By site, `{variant.name}`:", "", *_by_site(variant)]
             if len(classes) > 1:
                 lines += [f"By class, `{variant.name}`:", "", *_by_class(variant, classes)]
-    lines += [*_kept_by_codes(variants), *_other_thresholds(result), *_late(variants)]
+    lines += [*_kept_by_codes(variants), *_chosen_rates(result), *_other_thresholds(result), *_late(variants)]
     if result["notes"]:
         lines += [result["notes"], ""]
     if result["figure"] is not None:
