@@ -237,8 +237,13 @@ def test_a_run_of_a_version_without_a_start_is_not_resumed_before_it_is_trained(
         RunError, match="begun by a version that had fewer settings, and its networks are not trained"
     ):
         RunFolder.open(tmp_path / "run", config, resume=True, overwrite=False)
+    # Once it is trained it is a run whose mapper started from nothing, as all did then.
     folder.finish("mapper", {})
-    RunFolder.open(tmp_path / "run", config, resume=True, overwrite=False)
+    RunFolder.open(
+        tmp_path / "run", tiny_config(tmp_path, {"mapper.start": "nothing"}), resume=True, overwrite=False
+    )
+    with pytest.raises(RunError, match="was started with other settings than these"):
+        RunFolder.open(tmp_path / "run", config, resume=True, overwrite=False)
 
 
 def correlation(one: nn.Module, two: nn.Module) -> float:
