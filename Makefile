@@ -76,11 +76,11 @@ smoke: setup
 	  --set mapper.steps=4 --set mapper.views=1 --set baselines.images=64
 	test -s build/smoke/run/metrics.json && test -s build/smoke/run/report.html
 
-# Every experiment end to end on phantoms, with next to no training.
+# Every experiment end to end on phantoms, with next to no training; each in a folder of its own, two at a time.
 experiments-smoke: setup
 	rm -rf build/experiments
-	for plan in experiments/*.toml; do \
-	  $(TEST_ENV) $(BIN)/ppcmi experiment run $$plan --smoke --out build/experiments || exit 1; done
+	ls experiments/*.toml | $(TEST_ENV) xargs -P 2 -I PLAN \
+	  sh -c '$(BIN)/ppcmi experiment run PLAN --smoke --out build/experiments/$$(basename PLAN .toml)'
 
 bench: setup
 	$(BIN)/ppcmi bench klt $(BENCH_ARGS)
