@@ -39,6 +39,7 @@ def test_foreground_is_what_passes_the_threshold_as_its_likeliest_class() -> Non
     assert class_maps(scores, 0.36).flatten().tolist() == [2, 0, 1]
     assert class_maps(scores, 0.25).flatten().tolist() == [2, 1, 1]
     assert class_maps(scores, 0.95).flatten().tolist() == [0, 0, 0]
+    assert class_maps(scores, None).flatten().tolist() == [0, 0, 1]
 
 
 def test_one_half_is_the_likeliest_class_however_many_there_are() -> None:

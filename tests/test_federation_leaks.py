@@ -99,7 +99,7 @@ def secrets_of(sites: list[Site], images: Tensor, masks: Tensor) -> dict[str, li
             )
         for scale, z in site.mask_codec.encode(masks).items():
             found[f"plain mask latents {scale}"] = tensor_patterns(z)
-            found[f"weighted mask latents {scale}"] = tensor_patterns(z * site._weight(scale))
+            found[f"weighted mask latents {scale}"] = tensor_patterns(z * site._weights[scale])
         for key, value in site.image_codec.state_dict().items():
             found[f"codec {key}"] = tensor_patterns(value)
         for (role, scale), params in site._params.items():

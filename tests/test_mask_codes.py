@@ -11,6 +11,7 @@ import torch
 from federation_parties import SITE_SECRETS, SIZE, make_site
 from rich.console import Console
 from tiny_runs import tiny_config
+from torch import Tensor
 
 from ppcmi_fast import SiteKey, ops, wire
 from ppcmi_fast.codec import MASK_WEIGHTS, LinearMaskCodec, MaskAutoencoder
@@ -48,17 +49,19 @@ def test_what_a_code_keeps_is_the_dice_of_its_round_trip() -> None:
     assert kept_dice(MaskAutoencoder(2).eval(), data, 2) < 0.9
 
 
+def round_trip(code: Tensor, mixing: str, bits: int, number: int) -> Tensor:
+    """A code [N, D, h, w] after protection under a key of that number, `bits` an entry, and the way back."""
+    key = SiteKey(hashlib.sha256(str(number).encode()).digest(), "fed")
+    params = key.klt_params("mask", 8, code.shape[1], mixing)
+    codes = ops.klt_quantize(code, params, bits=bits, normalize=False)
+    return ops.klt_dequantize(codes, params, bits=bits)
+
+
 def background_error(mixing: str, classes: int, keys: int) -> float:
     """Mean squared error of the 4-bit code of a block that shows nothing, under the worst of so many keys."""
     codec = LinearMaskCodec(classes)
     (code,) = codec.encode(torch.zeros(1, 8, 8, dtype=torch.int64)).values()
-    errors = []
-    for number in range(keys):
-        key = SiteKey(hashlib.sha256(str(number).encode()).digest(), "fed")
-        params = key.klt_params("mask", 8, code.shape[1], mixing)
-        codes = ops.klt_quantize(code, params, bits=4, normalize=False)
-        errors.append((ops.klt_dequantize(codes, params, bits=4) - code).square().mean().item())
-    return max(errors)
+    return max((round_trip(code, mixing, 4, number) - code).square().mean().item() for number in range(keys))
 
 
 @pytest.mark.parametrize("classes", [2, 3, 4, 5])
@@ -89,16 +92,10 @@ def test_a_site_mixes_masks_as_its_settings_say() -> None:
 def quantized_dice(data: Arrays, weights: tuple[float, float], bits: int) -> float:
     """Mean Dice of masks after protection, `bits` an entry and the way back, over a few keys."""
     codec = LinearMaskCodec(4)
-    weight = codec.entry_weights(*weights)[8].view(1, -1, 1, 1)
+    weight = codec.entry_weights(*weights)[8]
     code = codec.encode(data.masks)[8] * weight
-    found = []
-    for number in range(5):
-        key = SiteKey(hashlib.sha256(str(number).encode()).digest(), "fed")
-        params = key.klt_params("mask", 8, code.shape[1], "haar")
-        codes = ops.klt_quantize(code, params, bits=bits, normalize=False)
-        back = ops.klt_dequantize(codes, params, bits=bits) / weight
-        found.append(mean_dice(codec.decode({8: back}).argmax(1), data, 4))
-    return sum(found) / len(found)
+    backs = [round_trip(code, "haar", bits, number) / weight for number in range(5)]
+    return sum(mean_dice(codec.decode({8: back}).argmax(1), data, 4) for back in backs) / len(backs)
 
 
 def test_weighted_codes_keep_more_at_few_bits() -> None:
@@ -113,13 +110,15 @@ def test_weighted_codes_keep_more_at_few_bits() -> None:
 
 
 def test_weights_are_those_of_means_and_of_all_else() -> None:
-    assert LinearMaskCodec(3, 8, 4).entry_weights(0.5, 2)[8].tolist() == [0.5, 2, 2, 2] * 2
-    assert LinearMaskCodec(2, 4, 1).entry_weights(0.5, 2)[4].tolist() == [0.5]
+    assert LinearMaskCodec(3, 8, 4).entry_weights(0.5, 2)[8].flatten().tolist() == [0.5, 2, 2, 2] * 2
+    assert LinearMaskCodec(3, 8, 4).entry_weights(0.5, 2)[8].shape == (1, 8, 1, 1)
+    assert LinearMaskCodec(2, 4, 1).entry_weights(0.5, 2)[4].tolist() == [[[[0.5]]]]
     for bad in ((0.0, 1.0), (1.0, -1.0), (float("nan"), 1.0), (1.0, float("inf")), (1.0,)):
         with pytest.raises(ConfigError, match="mask_weights: expected two finite numbers over 0, got"):
             make_site("a", mask_weights=bad)
     nonlinear = MaskAutoencoder(2, (8, 16), (4, 6)).entry_weights(0.5, 2)
-    assert {scale: weight.tolist() for scale, weight in nonlinear.items()} == {8: [1] * 4, 16: [1] * 6}
+    assert {scale: weight.shape for scale, weight in nonlinear.items()} == {8: (1, 4, 1, 1), 16: (1, 6, 1, 1)}
+    assert all(bool((weight == 1).all()) for weight in nonlinear.values())
 
 
 @pytest.mark.parametrize("bits", [4, 32])
@@ -128,7 +127,7 @@ def test_a_reply_is_weighed_back(bits: int) -> None:
     codec = LinearMaskCodec(2)
     masks = torch.zeros(1, SIZE, SIZE, dtype=torch.int64)
     masks[:, 5:27, 8:20] = 1
-    weighted = codec.encode(masks)[8] * codec.entry_weights(0.5, 1.5)[8].view(1, -1, 1, 1)
+    weighted = codec.encode(masks)[8] * codec.entry_weights(0.5, 1.5)[8]
     params = SiteKey(SITE_SECRETS["a"], "fed").klt_params("mask", 8, 16, "haar")
     answer = (
         ops.klt(weighted, params, normalize=False)

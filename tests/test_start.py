@@ -153,7 +153,7 @@ def frame_guessed_from_public_weights(
     first = dict(public.named_parameters())[f"{layer}.weight"].detach().flatten(1).double()
     if kind == "write":
         # The weights of mask codes are no secret.
-        first = first * site._weights[int(scale)].double()[:, None]
+        first = first * site._weights[int(scale)].double().view(-1, 1)
     u, _, v = torch.linalg.svd(sent.T @ first if kind == "read" else sent @ first.T)
     frame = site._frames["image" if kind == "read" else "mask", int(scale)]
     assert frame is not None

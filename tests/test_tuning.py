@@ -105,7 +105,7 @@ def test_the_gradient_is_that_of_one_network_from_image_to_error(
             v = v * torch.rsqrt(v.square().mean(1, keepdim=True))
             total = frame_of(twin, channel, "image", scale) @ params.dense().float()
             inputs[scale].append(torch.einsum("ij,njhw->nihw", total, v))
-        mask = twin.mask_codec.encode(masks)[8] * twin._weights[8].view(1, -1, 1, 1)
+        mask = twin.mask_codec.encode(masks)[8] * twin._weights[8]
         turn = frame_of(twin, channel, "mask", 8) @ twin._params["mask", 8].dense().float()
         targets.append(torch.einsum("ij,njhw->nihw", turn, mask))
     mapper.train()

@@ -13,13 +13,11 @@ import sys
 from itertools import product
 from typing import Any
 
-import torch
 from restored import RestoredRun, command
 from torch import Tensor
 
 from ppcmi_fast import SiteKey, ops
 from ppcmi_fast.codec import LinearMaskCodec
-from ppcmi_fast.federation.evaluate import answers_through_wire
 
 BASE = "not rounded"
 # Of blocks' means, and of all other frequencies.
@@ -32,17 +30,7 @@ def exact_answers(run: RestoredRun) -> dict[str, Answers]:
     for participant in run.federation.participants:
         participant.site.bits_down = 32
         run.federation.channel.send(participant.site.register(run.config.size, run.config.size))
-    return {
-        part: {
-            p.site.name: torch.cat(
-                list(
-                    answers_through_wire(p.site, run.federation.channel, run.sites[p.site.name][part].images)
-                )
-            )
-            for p in run.federation.participants
-        }
-        for part in ("val", "test")
-    }
+    return {part: run.answers(part) for part in ("val", "test")}
 
 
 def rounded(
@@ -51,7 +39,7 @@ def rounded(
     """Class scores [N, classes, H, W] from their weighted code of `bits` an entry, under a key of the site's name."""
     # Scores come from a code, and none of it is lost in them.
     code = codec.project(2 * scores[:, 1:] - 1)
-    weight = codec.entry_weights(*weights)[codec.block].view(1, -1, 1, 1)
+    weight = codec.entry_weights(*weights)[codec.block]
     key = SiteKey(hashlib.sha256(name.encode()).digest(), "lab")
     params = key.klt_params("mask", codec.block, code.shape[1], "haar")
     codes = ops.klt_quantize(code * weight, params, bits=bits, normalize=False)

@@ -21,7 +21,6 @@ from torch import Tensor, nn
 from ppcmi_fast.codec.learner import soft_dice_loss
 from ppcmi_fast.federation.build import views_of
 from ppcmi_fast.federation.codecs import Participant
-from ppcmi_fast.federation.evaluate import answers_through_wire
 from ppcmi_fast.training import FitSettings, autocast, make_optimizer, optimizer_step, step_generator
 
 WIDTH, BATCH, STEPS, AVERAGE_EVERY, VIEWS, RATE = 16, 8, 400, 20, 8, 2e-3
@@ -54,16 +53,11 @@ class Refiner(nn.Module):
         return probabilities
 
 
-def ask(run: RestoredRun, participant: Participant, images: Tensor) -> Tensor:
-    """The server's answers, class scores [N, classes, H, W]."""
-    return torch.cat(list(answers_through_wire(participant.site, run.federation.channel, images)))
-
-
 def asked_in_training(run: RestoredRun, participant: Participant, number: int) -> Asked:
     """Images, masks and answers of a site's training images, the first view as they are."""
     seed = run.config.seed * 1009 + number
     views = [
-        (images, masks, ask(run, participant, images))
+        (images, masks, run.ask(participant, images))
         for images, masks in views_of(participant.train, VIEWS, seed)
     ]
     images, masks, answers = (torch.cat(part) for part in zip(*views, strict=True))
@@ -104,10 +98,7 @@ def train(run: RestoredRun, asked: dict[str, Asked], steps: int, *, shared: bool
 def measure(run: RestoredRun, steps: int) -> dict[str, Any]:
     """The answers as they are, and refined by networks of each site alone and of all."""
     members, parts = run.federation.participants, ("val", "test")
-    base = {
-        part: {p.site.name: ask(run, p, run.sites[p.site.name][part].images) for p in members}
-        for part in parts
-    }
+    base = {part: run.answers(part) for part in parts}
     answers, validation, seconds = (
         {"as answered": base["test"]},
         {"as answered": run.validation(base["val"])},

@@ -17,9 +17,10 @@ from ppcmi_fast.data.arrays import Arrays
 from ppcmi_fast.environment import describe_environment
 from ppcmi_fast.errors import ConfigError, PpcmiError, RunError
 from ppcmi_fast.federation.build import Federation, build_federation
+from ppcmi_fast.federation.codecs import Participant
 from ppcmi_fast.federation.config import RunConfig
 from ppcmi_fast.federation.dataset import read_dataset
-from ppcmi_fast.federation.evaluate import mean_dice
+from ppcmi_fast.federation.evaluate import answers_through_wire, mean_dice
 from ppcmi_fast.federation.run import FederatedRun, draw_split
 from ppcmi_fast.federation.runfolder import RunFolder, read_json, write_json
 from ppcmi_fast.federation.scoring import Scorer, compare_rows, summarise_rows
@@ -72,6 +73,17 @@ class RestoredRun:
             run.tune(federation)
         federation.mapper.eval()
         return cls(config, dataset.classes, dataset.root, dataset.spacing_known, federation, run.data)
+
+    def ask(self, participant: Participant, images: Tensor) -> Tensor:
+        """The server's answers to a site, class scores [N, classes, H, W]."""
+        return torch.cat(list(answers_through_wire(participant.site, self.federation.channel, images)))
+
+    def answers(self, part: str) -> dict[str, Tensor]:
+        """Those to every site's images of a part, by site."""
+        return {
+            p.site.name: self.ask(p, self.sites[p.site.name][part].images)
+            for p in self.federation.participants
+        }
 
     def validation(self, scores: Mapping[str, Tensor]) -> float:
         """Mean over sites of Dice on their validation images, of class scores by site."""

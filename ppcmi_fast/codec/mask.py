@@ -73,10 +73,10 @@ class LinearMaskCodec(nn.Module):
         return {self.block: (self.classes - 1) * self.rank}
 
     def entry_weights(self, mean: float, details: float) -> dict[int, Tensor]:
-        """A factor for each entry, {block: [(classes-1)*rank]}: one for means, one for all other frequencies."""
+        """A factor for each entry, {block: [1, (classes-1)*rank, 1, 1]}: for means, and for all other frequencies."""
         weights = torch.full((self.rank,), float(details))
         weights[0] = mean
-        return {self.block: weights.repeat(self.classes - 1)}
+        return {self.block: weights.repeat(self.classes - 1).view(1, -1, 1, 1)}
 
     def encode(self, masks: Tensor) -> dict[int, Tensor]:
         """[N, H, W] int64 -> {block: [N, (classes-1)*rank, H/block, W/block] float32}.
@@ -148,8 +148,8 @@ class MaskAutoencoder(nn.Module):
         return dict(zip(self.scales, self.channels, strict=True))
 
     def entry_weights(self, mean: float, details: float) -> dict[int, Tensor]:
-        """As `LinearMaskCodec`'s; there are no frequencies here, so each counts alike: {stride: [channels]} of 1."""
-        return {scale: torch.ones(dim) for scale, dim in self.latent_dims.items()}
+        """As `LinearMaskCodec`'s, {stride: [1, channels, 1, 1]}; all are 1, for there are no frequencies here."""
+        return {scale: torch.ones(1, dim, 1, 1) for scale, dim in self.latent_dims.items()}
 
     def encode(self, masks: Tensor) -> dict[int, Tensor]:
         """[N, H, W] int64 -> {stride: [N, channels, H/stride, W/stride]}, unit RMS over channels."""

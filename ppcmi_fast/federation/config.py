@@ -36,7 +36,6 @@ else:
 HEAD_BLOCKS = 1
 # What has been trained already is soon as good as it gets on what was uploaded.
 STEPS_FROM_HEAD, STEPS_FROM_NOTHING = 300, 1500
-MASK_RANK = "codec.mask_rank"
 # Of a run folder: what its finished stages reported.
 STAGES_FILE = "stages.json"
 # What was done before there was a setting, where that is not its default now.
@@ -142,7 +141,7 @@ class RunConfig(Section):
         fewest = min(self.bits_up, self.bits_down)
         per_byte = max(1, 8 // fewest)
         dims = {
-            f"codec.channels at scale {scale} x fold {fold}": channels * fold * fold
+            ("mixing", f"codec.channels at scale {scale} x fold {fold}"): channels * fold * fold
             for scale, channels, fold in zip(self.codec.scales, self.codec.channels, self.folds, strict=True)
         }
         if self.codec.mask == "linear":
@@ -151,11 +150,11 @@ class RunConfig(Section):
                     f"codec.mask_rank: expected at most mask_block^2 = {self.codec.mask_block**2},"
                     f" got {self.codec.mask_rank}"
                 )
-            dims[MASK_RANK] = self.codec.mask_rank
-        for name, dim in dims.items():
+            dims["mask_mixing", "codec.mask_rank"] = self.codec.mask_rank
+        for (mixing, name), dim in dims.items():
             if dim % per_byte:
                 raise ValueError(f"{name}: expected a multiple of {per_byte} at {fewest} bits, got {dim}")
-            self._check_mixing("mask_mixing" if name == MASK_RANK else "mixing", name, dim)
+            self._check_mixing(mixing, name, dim)
 
     def _check_mixing(self, setting: str, name: str, dim: int) -> None:
         hadamard = getattr(self, setting) == "hadamard"
@@ -283,14 +282,14 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: expected TOML, got {error}") from None
 
 
-def read_settings(path: Path) -> dict[str, Any]:
+def read_settings(path: Path, before: dict[str, Any] = _LONG_BEFORE) -> dict[str, Any]:
     """The settings in a TOML file; in that of a run which has begun, with what was done before there was a setting.
 
     Raises:
         ConfigError: it is not TOML.
     """
     written = read_toml(path)
-    return with_before(written) if (path.parent / STAGES_FILE).is_file() else written
+    return with_before(written, before) if (path.parent / STAGES_FILE).is_file() else written
 
 
 def with_before(written: dict[str, Any], before: dict[str, Any] = _LONG_BEFORE) -> dict[str, Any]:
@@ -308,9 +307,7 @@ def is_whole(path: Path, config: RunConfig) -> bool:
 
     What it did without the others need not be what is the default now.
     """
-    written, now = read_toml(path), tomllib.loads(config.to_toml())
-    if (path.parent / STAGES_FILE).is_file():
-        written = with_before(written, _BEFORE)
+    written, now = read_settings(path, _BEFORE), tomllib.loads(config.to_toml())
     return all(
         key in written and (not isinstance(value, dict) or value.keys() <= written[key].keys())
         for key, value in now.items()

@@ -234,7 +234,7 @@ class Site:
                 found = ops.klt(z, params, normalize=False, inverse=True)
             else:
                 found = ops.klt_dequantize(z, params, bits=self.bits_down)
-            latents[scale] = found / self._weight(scale)
+            latents[scale] = found / self._weights[scale]
         if set(latents) != set(self.mask_codec.latent_dims):
             raise WireError(
                 f"reply: expected mask scales {sorted(self.mask_codec.latent_dims)}, got {sorted(latents)}"
@@ -326,10 +326,7 @@ class Site:
     def _encode_masks(self, masks: Tensor) -> Latents:
         # The linear mask codec has no weights: it lies where the image codec does.
         latents = self.mask_codec.encode(masks.to(device_of(self.image_codec)))
-        return {scale: z.cpu() * self._weight(scale) for scale, z in latents.items()}
-
-    def _weight(self, scale: int) -> Tensor:
-        return self._weights[scale].view(1, -1, 1, 1)
+        return {scale: z.cpu() * self._weights[scale] for scale, z in latents.items()}
 
     def _protect(self, role: str, latents: Latents) -> dict[str, Tensor]:
         normalize = role == "image"

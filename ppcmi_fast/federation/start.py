@@ -47,7 +47,7 @@ def head_in_frame(head: LatentMapper, frames: Frames, weights: Mapping[int, Tens
     Args:
         head: reads and writes plain latents, on grids that no key folds.
         frames: (role, scale) -> the frame's transform; None where the frame is the plain space.
-        weights: scale -> [C], what entries of mask codes are multiplied by before they are brought into the frame.
+        weights: scale -> [1, C, 1, 1], what entries of mask codes are multiplied by before they enter the frame.
 
     Returns:
         Floating-point tensors by their names in `LatentMapper.state_dict`.
@@ -63,7 +63,7 @@ def head_in_frame(head: LatentMapper, frames: Frames, weights: Mapping[int, Tens
         assert isinstance(conv, nn.Conv2d)
         conv.weight.mul_(weight.view(-1, 1, 1, 1))
         if conv.bias is not None:
-            conv.bias.mul_(weight)
+            conv.bias.mul_(weight.flatten())
         if frame is not None:
             turned.write[scale] = fold_forward_into_conv(conv, frame)
     return {name: value for name, value in turned.state_dict().items() if value.is_floating_point()}
