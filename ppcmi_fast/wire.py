@@ -49,7 +49,7 @@ _SCHEMAS: dict[str, list[tuple[re.Pattern[str], tuple[torch.dtype, ...], int]]] 
 }
 KINDS = tuple(_SCHEMAS)
 _FIELDS: dict[str, frozenset[str]] = {
-    "register": frozenset({"shapes", "bits_up", "bits_down"}),
+    "register": frozenset({"shapes", "bits_up", "bits_down", "mask_weights"}),
     "upload": frozenset({"partition"}),
     "query": frozenset(),
     "reply": frozenset(),

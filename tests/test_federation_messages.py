@@ -162,6 +162,10 @@ def with_shape(shape: Any) -> dict[str, Any]:
         ({"bits_up": 3}, "bits_up as one of"),
         ({"bits_down": "8"}, "bits_down as one of"),
         ({"bits_up": True}, "bits_up as one of"),
+        ({"mask_weights": None}, "mask_weights as two finite numbers over 0"),
+        ({"mask_weights": [1.0]}, "mask_weights as two finite numbers over 0"),
+        ({"mask_weights": [0.7, 0]}, "mask_weights as two finite numbers over 0"),
+        ({"mask_weights": [True, 1.75]}, "mask_weights as two finite numbers over 0"),
         ({"shapes": [1]}, "shapes of image and mask"),
         ({"shapes": {"image": {}, "mask": {}}}, "shapes of image by scale"),
         ({"shapes": {"image": {"-4": [8, 8, 8]}, "mask": {}}}, "a stride as scale"),
@@ -209,12 +213,20 @@ def test_after_uploads_a_site_registers_only_what_it_uploaded_under() -> None:
     others = [
         make_site("a", bits_up=4).register(SIZE, SIZE),
         make_site("a").register(64, 64),
+        make_site("a", mask_weights=(1.0, 1.0)).register(SIZE, SIZE),
         make_site("a", site_key=SiteKey(SITE_SECRETS["b"], "fed")).register(SIZE, SIZE),
     ]
     for other in others:
         with pytest.raises(WireError, match="under which 'a' has uploaded, got others; raise the epoch"):
             channel.send(other)
     assert len(channel.server.latent_set("val")) == COUNT
+
+
+def test_a_site_that_weights_its_mask_codes_otherwise_cannot_join() -> None:
+    channel = connect([make_site("a")])
+    with pytest.raises(WireError, match=r"expected the latents of 'a' .*\[0.7, 1.75\]\), got .*\[1.0, 1.0\]"):
+        channel.send(make_site("b", mask_weights=(1.0, 1.0)).register(SIZE, SIZE))
+    assert channel.server.sites == ["a"]
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])

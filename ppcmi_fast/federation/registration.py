@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -31,17 +32,27 @@ def check_trust(trust: str) -> None:
 
 @dataclass
 class Registration:
-    """What a site declared: shapes of its latents as {role: {scale: [D, h, w]}}, bits, and its switch matrices."""
+    """What a site declared: shapes as {role: {scale: [D, h, w]}}, bits, weights of mask codes, switch matrices."""
 
     shapes: dict[str, dict[int, list[int]]]
     bits_up: int
     bits_down: int
+    mask_weights: list[float]
     message: wire.Message
+
+    @property
+    def latents(self) -> str:
+        """In words, for errors."""
+        return f"{self.shapes} at {self.bits_up} bits, mask codes times {self.mask_weights}"
 
 
 def is_count(value: Any, least: int) -> bool:
     """JSON's true is an int to isinstance."""
     return type(value) is int and value >= least
+
+
+def _is_weight(value: Any) -> bool:
+    return type(value) in (int, float) and 0 < value < math.inf
 
 
 def _expect(holds: bool, what: str, got: Any) -> None:
@@ -58,6 +69,9 @@ def read_registration(message: wire.Message) -> Registration:
     down: Any = message.fields.get("bits_down")
     for name, bits in (("bits_up", up), ("bits_down", down)):
         _expect(type(bits) is int and bits in BITS, f"{name} as one of {BITS}", repr(bits))
+    weights: Any = message.fields.get("mask_weights")
+    two = isinstance(weights, list) and len(weights) == 2 and all(_is_weight(v) for v in weights)
+    _expect(two, "mask_weights as two finite numbers over 0", repr(weights))
     roles = isinstance(declared, dict) and set(declared) == {"image", "mask"}
     _expect(roles, "shapes of image and mask", declared)
     shapes: dict[str, dict[int, list[int]]] = {}
@@ -73,7 +87,7 @@ def read_registration(message: wire.Message) -> Registration:
             filled = all(shape[0] * bits % 8 == 0 for bits in widths)
             _expect(filled, f"a D of {role}/{scale} that fills bytes at {sorted(widths)} bits", shape[0])
             shapes[role][int(scale)] = shape
-    return Registration(shapes, up, down, message)
+    return Registration(shapes, up, down, weights, message)
 
 
 def check_switch(tensors: dict[str, Tensor], name: str, dim: int) -> None:
@@ -97,6 +111,11 @@ def check_switch(tensors: dict[str, Tensor], name: str, dim: int) -> None:
         )
 
 
+def same_latents(one: Registration, other: Registration) -> bool:
+    """Whether latents that two sites send can train one mapper: the same shapes, bits and weights of mask codes."""
+    return (one.shapes, one.bits_up, one.mask_weights) == (other.shapes, other.bits_up, other.mask_weights)
+
+
 def same_up(one: Registration, other: Registration) -> bool:
     """Whether codes uploaded under one registration mean the same under the other."""
 
@@ -104,5 +123,4 @@ def same_up(one: Registration, other: Registration) -> bool:
         return {k: v for k, v in registration.message.tensors.items() if k.startswith("up")}
 
     a, b = up(one), up(other)
-    same = (one.shapes, one.bits_up, set(a)) == (other.shapes, other.bits_up, set(b))
-    return same and all(torch.equal(a[k], b[k]) for k in a)
+    return same_latents(one, other) and set(a) == set(b) and all(torch.equal(a[k], b[k]) for k in a)

@@ -17,6 +17,7 @@ from ppcmi_fast.federation.registration import (
     check_trust,
     is_count,
     read_registration,
+    same_latents,
     same_up,
 )
 from ppcmi_fast.federation.start import start_from_head
@@ -226,14 +227,10 @@ class Server:
                 f" got {sorted(given)}; set the same trust mode at sites and server"
             )
         for other in self._registrations.values():
-            if other.message.sender != message.sender and (other.shapes, other.bits_up) != (
-                registration.shapes,
-                registration.bits_up,
-            ):
+            if other.message.sender != message.sender and not same_latents(other, registration):
                 raise WireError(
-                    f"register: expected the latents of {other.message.sender!r} ({other.shapes} at"
-                    f" {other.bits_up} bits), got {registration.shapes} at {registration.bits_up} bits;"
-                    " use the same codec settings at all sites"
+                    f"register: expected the latents of {other.message.sender!r} ({other.latents}), got"
+                    f" {registration.latents}; use the same codec settings at all sites"
                 )
 
     def _check_latents(

@@ -82,6 +82,7 @@ class Site:
             raise ConfigError(
                 f"mask_weights: expected two finite numbers over 0, got {mask_weights}; correct the setting"
             )
+        self.mask_weights = mask_weights
         self._weights = mask_codec.entry_weights(*mask_weights)
         self._federation_key = federation_key
         self._codec_key = federation_key or site_key
@@ -129,7 +130,12 @@ class Site:
                 tensors[f"{way}/{role}/{scale}"] = matrix
                 if offset is not None:
                     tensors[f"{way}_offset/{role}/{scale}"] = offset
-        fields = {"shapes": shapes, "bits_up": self.bits_up, "bits_down": self.bits_down}
+        fields = {
+            "shapes": shapes,
+            "bits_up": self.bits_up,
+            "bits_down": self.bits_down,
+            "mask_weights": list(self.mask_weights),
+        }
         return self._encode("register", fields, tensors)
 
     def draw_weights(self, module: nn.Module) -> None:
