@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -129,12 +130,19 @@ def test_baselines_alone_need_a_budget(tmp_path: Path) -> None:
         planned_runs(in_pieces(**{"baselines.images": 0}), tmp_path)
 
 
-def test_pieces_of_an_earlier_plan_are_left_aside(tmp_path: Path) -> None:
-    write_run(in_pieces(), tmp_path, {"ppcmi": 0.0}, variant="ours")
+def test_of_pieces_of_an_earlier_plan_baselines_are_taken_and_nothing_else(tmp_path: Path) -> None:
+    for variant, shifts in (("ours", {"ppcmi": 0.0}), ("pooled", SHIFTS), ("local", SHIFTS)):
+        write_run(in_pieces(), tmp_path, shifts, variant=variant)
+    other = in_pieces(mask_mixing="hadamard")
     lines: list[str] = []
     with pytest.raises(RunError, match="expected finished runs, found none"):
-        collect("name", in_pieces(**{"codec.rounds": 7}), tmp_path, [], lines.append)
-    assert lines == ["left aside: ours, seed 0, of other settings (codec.rounds: 1 -> 7)"]
+        collect("name", other, tmp_path, [], lines.append)
+    reason = "seed 0, of other settings (mask_mixing: haar -> hadamard)"
+    assert lines == [f"good for baselines at most: {name}, {reason}" for name in ("ours", "pooled", "local")]
+    shutil.rmtree(tmp_path / "ours")
+    write_run(other, tmp_path, {"ppcmi": -0.1}, variant="ours")
+    (record,) = collect("name", other, tmp_path, [], lambda line: None)["runs"]
+    assert record["settings"]["mask_mixing"] == "hadamard" and list(record["methods"]) == list(SHIFTS)
 
 
 @pytest.mark.parametrize(

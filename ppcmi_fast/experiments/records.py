@@ -109,6 +109,8 @@ def _finished(
 ) -> dict[tuple[str, int], dict[str, Any]]:
     """Records of what is finished in a folder, pieces among them; `tell` hears of pieces that are outdated.
 
+    Of those others may still take baselines, which other settings of ours leave as they are.
+
     Raises:
         RunError: a run is of other settings than the plan has now.
     """
@@ -122,9 +124,8 @@ def _finished(
                     f"{out / run.folder}: expected the run of the plan, got one {reason}; run it again"
                 )
             if reason:
-                tell(f"left aside: {run.variant}, seed {run.seed}, {reason}")
-            else:
-                records[run.variant, run.seed] = record
+                tell(f"good for baselines at most: {run.variant}, seed {run.seed}, {reason}")
+            records[run.variant, run.seed] = record
     return records
 
 
