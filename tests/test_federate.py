@@ -356,9 +356,9 @@ def test_the_budget_counts_the_steps_that_were_made(phantoms: Path, tmp_path: Pa
     folder = RunFolder.open(tmp_path / "run", config, resume=False, overwrite=False)
     run = FederatedRun(config, folder, dataset, split_by_subject(dataset.records), Console(quiet=True))
     codec_images = 4 * 2 * 4 * 2  # rounds, local steps, batch, sites
-    assert run._budget() == codec_images + 12 * 4
+    assert run.results.budget() == codec_images + 12 * 4
     folder.finish("mapper", {"steps": 5})
-    assert run._budget() == codec_images + 5 * 4
+    assert run.results.budget() == codec_images + 5 * 4
 
 
 def test_bad_data_stops_before_the_run_folder_exists(phantoms: Path, tmp_path: Path) -> None:

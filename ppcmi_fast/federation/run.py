@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import resource
-import sys
 import time
-from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from ppcmi_fast.baselines import Outcome, SiteData, Workbench, run_method
-from ppcmi_fast.baselines.base import VALIDATIONS, count_parameters
+from ppcmi_fast.baselines.base import VALIDATIONS
 from ppcmi_fast.data.arrays import Arrays, load_arrays
 from ppcmi_fast.data.cache import SliceCache
 from ppcmi_fast.data.records import Dataset
 from ppcmi_fast.data.splits import Split, limit_training, split_by_subject
-from ppcmi_fast.environment import describe_environment
 from ppcmi_fast.federation.build import (
     Federation,
     build_federation,
@@ -27,21 +22,21 @@ from ppcmi_fast.federation.build import (
     start_mapper,
     upload_training_latents,
 )
-from ppcmi_fast.federation.calibration import RULE, calibrated_maps, save_threshold
+from ppcmi_fast.federation.calibration import calibrated_maps, save_threshold
 from ppcmi_fast.federation.codecs import CodecRounds, Participant, share_phantom_codec
 from ppcmi_fast.federation.config import RunConfig
-from ppcmi_fast.federation.dataset import check_dataset, check_phantom, describe_dataset, read_dataset
-from ppcmi_fast.federation.evaluate import mean_dice, measure_latency, pick_examples, predict_through_wire
+from ppcmi_fast.federation.dataset import check_dataset, check_phantom, read_dataset
+from ppcmi_fast.federation.evaluate import mean_dice, measure_latency, predict_through_wire
 from ppcmi_fast.federation.late import check_late_sites, late_answers
-from ppcmi_fast.federation.mask_codes import kept_dice, rank_advice
+from ppcmi_fast.federation.mask_codes import rank_advice
 from ppcmi_fast.federation.progress import StageProgress
+from ppcmi_fast.federation.results import Results, facts_of
 from ppcmi_fast.federation.runfolder import RunFolder, load_module, save_module, write_json
-from ppcmi_fast.federation.scoring import Scorer, compare_rows, summarise_rows
+from ppcmi_fast.federation.scoring import summarise_rows
 from ppcmi_fast.federation.stages import FolderStages, describe
 from ppcmi_fast.federation.tuning import TuningRounds, encoder_of
 from ppcmi_fast.mapper import train_mapper
-from ppcmi_fast.metrics import write_scores
-from ppcmi_fast.training import FitSettings, FitState, choose_device, device_of, trains_in_bfloat16
+from ppcmi_fast.training import FitSettings, FitState, choose_device, device_of
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -66,6 +61,7 @@ class FederatedRun:
         }
         self.data = {n: arrays for n, arrays in everything.items() if n not in config.late_sites}
         self.late = {n: arrays for n, arrays in everything.items() if n in config.late_sites}
+        self.results = Results(config, folder, dataset, self.data)
 
     def site_data(self, part: str) -> dict[str, Arrays]:
         """One part of every site's images."""
@@ -189,27 +185,13 @@ class FederatedRun:
     def _finish(self, stage: str, state: FitState, **more: Any) -> None:
         self.folder.finish(stage, {**describe(state), **more})
 
-    def _budget(self) -> int:
-        """Images that our networks saw: codec batches at all the sites, the mapper's batches of latents, and tuning.
-
-        With patience the mapper may have stopped early: what counts is what it took.
-        """
-        codec, mapper = self.config.codec, self.config.mapper
-        codec_images = codec.rounds * codec.local_steps * codec.batch * len(self.data)
-        steps: int = (self.folder.done("mapper") or {}).get("steps", self.config.mapper_steps)
-        return codec_images + steps * mapper.batch + self._tuning_images()
-
-    def _tuning_images(self) -> int:
-        tuning = self.config.tuning
-        return tuning.rounds * tuning.local_steps * tuning.batch * len(self.data)
-
     def train_baselines(self) -> dict[str, Outcome]:
         """Every baseline of the settings, by name, on the images and budget that ours had."""
         settings = self.config.baselines
         bench = Workbench(
             {name: SiteData(**parts) for name, parts in self.data.items()},
             self.dataset.classes,
-            settings.images or self._budget(),
+            settings.images or self.results.budget(),
             settings.batch,
             settings.learning_rate,
             self.config.seed,
@@ -255,10 +237,10 @@ class FederatedRun:
             maps["ppcmi_float32"] = self._answers(exact)
         outcomes = self.train_baselines()
         maps |= {name: outcome.maps for name, outcome in outcomes.items()}
-        facts = {name: _facts_of(outcome) for name, outcome in outcomes.items()}
+        facts = {name: facts_of(outcome) for name, outcome in outcomes.items()}
         for name in maps.keys() - outcomes.keys():
-            facts[name] = self._our_facts(federation, tuned=name != "ppcmi_one_shot")
-        metrics = self._report(federation, maps, facts, payload, latency)
+            facts[name] = self.results.our_facts(federation, tuned=name != "ppcmi_one_shot")
+        metrics = self.results.gather(federation, maps, facts, payload, latency)
         if self.late:
             metrics["late_sites"] = self._score_late(federation)
         # Last: a run that has it is finished.
@@ -279,97 +261,7 @@ class FederatedRun:
         """Our scores of sites that joined after the training, as `methods` has those of the others."""
         maps = late_answers(self.config, self.folder, federation, self.late, self.dataset.classes)
         tests = {name: parts["test"] for name, parts in self.late.items()}
-        return summarise_rows(self._scorer(tests).score(maps), self.config.seed)
-
-    def _our_facts(self, federation: Federation, *, tuned: bool) -> dict[str, Any]:
-        stages = [
-            self.folder.done(name) or {} for name in ("codec", "mapper", *(["tuning"] if tuned else []))
-        ]
-        uploaded = (self.folder.done("mapper") or {})["upload_seconds"]
-        networks = [federation.participants[0].learner.image_codec, federation.mapper]
-        traffic: Counter[str] = Counter()
-        for stage in stages:
-            traffic.update(stage.get("traffic", {}))
-        return {
-            "images_seen": self._budget() - (0 if tuned else self._tuning_images()),
-            "seconds": sum(stage.get("seconds", 0.0) for stage in stages) + uploaded,
-            "parameters": count_parameters(*networks),
-            "bytes_sent": dict(traffic),
-        }
-
-    def _scorer(self, tests: dict[str, Arrays]) -> Scorer:
-        known, tolerance = self.dataset.spacing_known, self.config.measures.nsd_tolerance
-        return Scorer(tests, self.dataset.classes, self.dataset.root, known, tolerance)
-
-    def _report(
-        self,
-        federation: Federation,
-        maps: dict[str, dict[str, Tensor]],
-        facts: dict[str, dict[str, Any]],
-        payload: dict[str, int],
-        latency: dict[str, float],
-    ) -> dict[str, Any]:
-        tests, classes = self.site_data("test"), self.dataset.classes
-        scorer = self._scorer(tests)
-        rows = {method: scorer.score(predictions) for method, predictions in maps.items()}
-        methods = {
-            method: {**summarise_rows(found, self.config.seed), **facts[method]}
-            for method, found in rows.items()
-        }
-        ours = {
-            name: [row.scores for row in rows["ppcmi"] if row.site == name and not row.is_volume]
-            for name in tests
-        }
-        stages = self.folder.stages()
-        device = choose_device(self.config.device)
-        metrics = {
-            "schema": 1,
-            "command": "ppcmi " + " ".join(sys.argv[1:]),
-            "dataset": describe_dataset(self.dataset, self.config, self.data),
-            "config": self.config.model_dump(mode="json", exclude={"data": True, "reading": {"cache"}}),
-            "methods": methods,
-            "measures": scorer.describe(),
-            "comparisons": compare_rows(rows, "ppcmi", self.config.seed),
-            "payload_bytes": {
-                **payload,
-                "train_upload_total": stages["mapper"]["traffic"].get("upload", 0),
-                "codec_rounds_total": sum(stages["codec"]["traffic"].values()),
-                "tuning_total": sum(stages.get("tuning", {}).get("traffic", {}).values()),
-                "registration_total": federation.channel.bytes_by_kind.get("register", 0),
-            },
-            "latency_ms": latency,
-            "mask_code_dice": {
-                p.site.name: kept_dice(p.learner.mask_codec, tests[p.site.name], classes)
-                for p in federation.participants
-            },
-            "calibration": RULE if self.config.calibrated else "",
-            "thresholds": {p.site.name: p.site.threshold for p in federation.participants},
-            "seconds": {name: stage["seconds"] for name, stage in stages.items()},
-            "peak_rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
-            "environment": {
-                **describe_environment(),
-                "torch_threads": torch.get_num_threads(),
-                "training_device": str(device),
-                "training_precision": "bfloat16 autocast" if trains_in_bfloat16(device) else "float32",
-            },
-        }
-        np.savez_compressed(self.folder.root / "examples.npz", **pick_examples(tests, maps, ours))
-        write_json(
-            self.folder.root / "history.json", {name: stage["history"] for name, stage in stages.items()}
-        )
-        write_scores(self.folder.root / "scores.csv", rows)
-        return metrics
-
-
-def _facts_of(outcome: Outcome) -> dict[str, Any]:
-    return {
-        "images_seen": outcome.images_seen,
-        "seconds": outcome.seconds,
-        "parameters": outcome.parameters,
-        "bytes_sent": outcome.bytes_sent,
-        "learning_rate": outcome.learning_rate,
-        "trial_images": outcome.trial_images,
-    }
+        return summarise_rows(self.results.scorer(tests).score(maps), self.config.seed)
 
 
 def draw_split(config: RunConfig, dataset: Dataset) -> Split:
