@@ -41,6 +41,13 @@ def test_data_in_a_file_is_relative_to_the_file(tmp_path: Path) -> None:
         ("seed=-1", "seed: Input should be greater than or equal to 0"),
         ("seed=3000000000", "seed: Input should be less than 2147483648"),
         ("codec.roundz=1", "codec.roundz: Extra inputs are not permitted"),
+        (
+            "baselines.method_rates.fedavgg=0.1",
+            "baselines.method_rates.fedavgg.*: Input should be .*'fedavg'",
+        ),
+        ("baselines.method_rates.published=0.1", "baselines.method_rates.published.*: Input should be"),
+        ("baselines.method_rates.fedavg=0", "baselines.method_rates.fedavg: Input should be greater than 0"),
+        ("baselines={learning_rates=[0.1],method_rates={fedavg=0.1}}", "expected none beside learning_rates"),
         ("size=100", r"size: expected a multiple of scale 8 x fold 1 = 8, got 100"),
         ("codec.sharing=local", r'expected trust="sites"'),
         ("folds=[1,1]", "expected one entry per scale, got 3, 3 and 2"),

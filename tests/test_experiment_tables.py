@@ -278,6 +278,15 @@ def test_the_page_says_which_learning_rates_were_chosen(tmp_path: Path) -> None:
     assert "Learning rates" not in tables.page([both])
 
 
+def test_the_page_says_which_baseline_has_a_rate_of_its_own(tmp_path: Path) -> None:
+    both = {"baselines.methods": ["unet_centralised", "fedavg"]}
+    for given, said in (({}, ""), ({"fedavg": 0.004}, "FedAvg of the U-Net 0.004; the other U-Nets 0.002.")):
+        made = plan(settings=TINY | both | {"baselines.method_rates": given})
+        write_run(made, tmp_path / str(len(given)), {"ppcmi": 0.0, "unet_centralised": 0.1, "fedavg": 0.0})
+        page = tables.page([collect("name", made, tmp_path / str(len(given)), [], quiet)])
+        assert ("Learning rates" in page) == bool(said) and said in page
+
+
 def test_the_page_names_what_trained(tmp_path: Path) -> None:
     two = plan(seeds=[0, 1])
     write_run(two, tmp_path, SHIFTS, seed=0)

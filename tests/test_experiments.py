@@ -24,6 +24,7 @@ from ppcmi_fast.experiments.reuse import (
     codec_training,
     finished_runs,
     our_training,
+    same_baseline,
 )
 from ppcmi_fast.experiments.runner import run_experiment
 from ppcmi_fast.federation.config import RunConfig
@@ -420,6 +421,40 @@ def test_what_depends_on_a_setting_is_trained_again(tmp_path: Path) -> None:
         for other in ("codec.mask_rank=16", "codec.mask_rank=32", "mask_weights=[1,1]", "bits_up=2")
     ]
     assert all(other != patient[0] for other in patient[1:])
+
+
+def test_a_baseline_rests_on_the_rate_that_it_has_or_chose(tmp_path: Path) -> None:
+    values = {"data": str(tmp_path), "baselines": {"methods": ["fedavg", "unet_local", "published"]}}
+
+    def changed(*settings: str) -> RunConfig:
+        return RunConfig.build(values, list(settings))
+
+    config, faster = changed(), changed("baselines.method_rates.fedavg=0.004")
+    for name in ("unet_local", "published"):
+        assert same_baseline(config, faster, name, None) and same_baseline(faster, config, name, None)
+    assert not same_baseline(config, faster, "fedavg", 0.002)
+    assert same_baseline(changed("baselines.learning_rate=0.004"), faster, "fedavg", 0.004)
+    tried = changed("baselines.learning_rates=[0.002,0.004]")
+    assert same_baseline(tried, faster, "fedavg", 0.004) and not same_baseline(tried, faster, "fedavg", 0.002)
+    assert same_baseline(tried, config, "published", 0.001)
+    # Who wants trials is not content with their outcome.
+    assert not same_baseline(faster, tried, "fedavg", 0.004) and same_baseline(tried, tried, "fedavg", 0.002)
+    alone = 'baselines.methods=["unet_local"]'
+    assert changed(alone, "baselines.method_rates.fedavg=0.004") == changed(alone)
+
+
+def test_what_a_baseline_chose_serves_where_it_is_given(tmp_path: Path) -> None:
+    tries = {"baselines.methods": ["fedavg"], "baselines.learning_rates": [0.001, 0.004]}
+    assert run_experiment(plan(settings=TINY | tries), tmp_path / "tried", tell=lambda _: None)
+    where = Path("one") / "seed-0" / "metrics.json"
+    found = json.loads((tmp_path / "tried" / where).read_text())["methods"]["fedavg"]
+    given = {"baselines.methods": ["fedavg"], "baselines.method_rates": {"fedavg": found["learning_rate"]}}
+    lines: list[str] = []
+    assert run_experiment(plan(settings=TINY | given), tmp_path / "given", tell=lines.append)
+    assert [line for line in lines if "taken" in line] == ["  taken over: ours, fedavg"]
+    metrics = json.loads((tmp_path / "given" / where).read_text())
+    assert metrics["methods"]["fedavg"] == found | {"trial_images": 0}
+    assert "fedavg" in metrics["seconds"] and not any("@" in name for name in metrics["seconds"])
 
 
 def test_the_command_runs_lists_and_tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -279,7 +279,9 @@ def _check_networks(name: str, other: str, config: RunConfig, source: RunConfig)
 def changed_settings(before: RunConfig, now: RunConfig, leave_out: Sequence[str] = ()) -> list[str]:
     """One line a setting that differs: its dotted name and both values."""
     one, two = (_flat(config.model_dump(mode="json", exclude={*leave_out})) for config in (before, now))
-    return [f"{key}: {one[key]} -> {two[key]}" for key in one if one[key] != two[key]]
+    # Rates of methods are there or not.
+    both = {key: (one.get(key, "unset"), two.get(key, "unset")) for key in (*one, *two)}
+    return [f"{key}: {then} -> {now}" for key, (then, now) in both.items() if then != now]
 
 
 def _flat(nested: dict[str, Any], prefix: str = "") -> dict[str, Any]:

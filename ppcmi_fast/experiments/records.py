@@ -9,7 +9,7 @@ from typing import Any
 
 from ppcmi_fast.errors import ConfigError, RunError
 from ppcmi_fast.experiments.plan import Plan, PlannedRun, changed_settings, planned_runs
-from ppcmi_fast.experiments.reuse import baseline_training
+from ppcmi_fast.experiments.reuse import same_baseline
 from ppcmi_fast.federation.config import RunConfig, with_before
 from ppcmi_fast.federation.runfolder import read_json
 from ppcmi_fast.metrics import ScoreRow, read_scores
@@ -168,7 +168,7 @@ def _has(record: dict[str, Any], method: str, run: PlannedRun, subjects: list[li
     before, facts = _settings_of(record), record["methods"].get(method)
     if before is None or facts is None or [row[:3] for row in facts["scores"]] != subjects:
         return False
-    return baseline_training(before, method) == baseline_training(run.config, method)
+    return same_baseline(before, run.config, method, facts["learning_rate"])
 
 
 def collect(

@@ -13,7 +13,7 @@ from ppcmi_fast.errors import ConfigError, RunError
 from ppcmi_fast.federation.codecs import latent_noise
 from ppcmi_fast.federation.config import STAGES_FILE, RunConfig, is_whole
 from ppcmi_fast.federation.runfolder import OUR_STAGES, RunFolder, read_json, write_json
-from ppcmi_fast.federation.sections import FEDERATED
+from ppcmi_fast.federation.sections import FEDERATED, UNET_METHODS
 
 # Ours: the keys go with what was trained under them.
 OUR_FOLDERS = ("keys", "server", "sites")
@@ -39,6 +39,7 @@ AFTER_CODECS_FILES = (
 TRAINED_WITH = "trained_with"
 # What changes answers and scores, but not what was trained.
 EVALUATION = ("calibrate", "baselines", "measures", "threads", "device")
+RATES = ("learning_rate", "method_rates", "learning_rates")
 # What decides the images that a baseline sees, and in which part they are.
 DATA = ("data", "size", "classes", "seed", "reading", "late_sites")
 # And what decides how many images ours saw.
@@ -61,13 +62,31 @@ def codec_training(config: RunConfig) -> dict[str, Any]:
 
 def baseline_training(config: RunConfig, method: str) -> dict[str, Any]:
     """The settings that a baseline depends on."""
-    others = {"methods"} if method in FEDERATED else {"methods", "work"}
+    others = {"methods", *RATES} if method in FEDERATED else {"methods", "work", *RATES}
     own = config.model_dump(include={*DATA}) | {"baselines": config.baselines.model_dump(exclude=others)}
+    # The published profiles have their own rate.
+    if method in UNET_METHODS:
+        own["rates"] = config.baselines.learning_rates or (config.baselines.rate_of(method),)
     if config.baselines.images:
         return own
     # As many images as ours saw, which with patience depends on all of it.
     ours = our_training(config) if config.mapper.patience else config.model_dump(include=OUR_IMAGES)
     return own | ours | {"steps": config.mapper_steps}
+
+
+def same_baseline(before: RunConfig, now: RunConfig, method: str, rate: float | None) -> bool:
+    """Whether a baseline is what these settings would train.
+
+    Args:
+        before: the settings that it was trained with.
+        now: the settings.
+        method: its name.
+        rate: that it was trained with: where it chose of several and now has that one, it is the same.
+    """
+    one, two = baseline_training(before, method), baseline_training(now, method)
+    if before.baselines.learning_rates and not now.baselines.learning_rates and method in UNET_METHODS:
+        one["rates"] = (rate,)
+    return one == two
 
 
 @dataclass(frozen=True)
@@ -145,7 +164,7 @@ def begin_with_known(config: RunConfig, target: Path, out: Path, networks: Path 
         if networks is not None:
             stages["mapper"][TRAINED_WITH] = _other_settings(networks, config)
     for method, source in baselines.items():
-        stages |= _copy_baseline(method, source, target)
+        stages |= _copy_baseline(method, source, target, trials=bool(config.baselines.learning_rates))
     shutil.copyfile((ours or next(iter(baselines.values()))) / "split.json", target / "split.json")
     # Last, because what it names must be there.
     write_json(folder.root / STAGES_FILE, stages)
@@ -167,15 +186,19 @@ def _other_settings(networks: Path, config: RunConfig) -> dict[str, Any]:
 
 
 def _has(run: FinishedRun, method: str, config: RunConfig) -> bool:
-    trained = method in run.config.baselines.methods
-    return trained and baseline_training(run.config, method) == baseline_training(config, method)
+    if method not in run.config.baselines.methods:
+        return False
+    rate = read_json(run.folder / "metrics.json")["methods"][method].get("learning_rate")
+    return same_baseline(run.config, config, method, rate)
 
 
-def _copy_baseline(method: str, source: Path, target: Path) -> dict[str, Any]:
-    """Copy one method's networks; their entries of stages.json."""
+def _copy_baseline(method: str, source: Path, target: Path, *, trials: bool) -> dict[str, Any]:
+    """Copy one method's networks, those that were tried among them or not; their entries of stages.json."""
     (target / "baselines").mkdir(exist_ok=True)
     stages = {
-        name: entry for name, entry in read_json(source / STAGES_FILE).items() if _method_of(name) == method
+        name: entry
+        for name, entry in read_json(source / STAGES_FILE).items()
+        if _method_of(name) == method and (trials or "@" not in name)
     }
     for name in stages:
         file = f"{name}.safetensors"

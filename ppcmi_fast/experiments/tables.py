@@ -287,6 +287,17 @@ def _chosen_rates(result: dict[str, Any]) -> list[str]:
     return [f"Learning rates that validation chose of {_rates(tried)}: {listed}.", ""]
 
 
+def _given_rates(result: dict[str, Any]) -> list[str]:
+    """The learning rates of baselines, where one has another than the rest."""
+    sections = [record["settings"]["baselines"] for record in result["runs"]]
+    own = {name: rate for section in sections for name, rate in section.get("method_rates", {}).items()}
+    if not own:
+        return []
+    listed = "; ".join(f"{method_title(name)} {rate:g}" for name, rate in own.items())
+    rest = _rates({section["learning_rate"] for section in sections})
+    return [f"Learning rates: {listed}; the other U-Nets {rest}.", ""]
+
+
 def _rates(rates: Iterable[float]) -> str:
     return ", ".join(f"{rate:g}" for rate in sorted(rates))
 
@@ -341,7 +352,13 @@ def section(result: dict[str, Any]) -> str:
             lines += [f"By site, `{variant.name}`:", "", *_by_site(variant)]
             if len(classes) > 1:
                 lines += [f"By class, `{variant.name}`:", "", *_by_class(variant, classes)]
-    lines += [*_kept_by_codes(variants), *_chosen_rates(result), *_other_thresholds(result), *_late(variants)]
+    lines += [
+        *_kept_by_codes(variants),
+        *_chosen_rates(result),
+        *_given_rates(result),
+        *_other_thresholds(result),
+        *_late(variants),
+    ]
     if result["notes"]:
         lines += [result["notes"], ""]
     if result["figure"] is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -12,7 +13,6 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from ppcmi_fast.codec.mask import MASK_WEIGHTS, check_scales
 from ppcmi_fast.errors import ConfigError
 from ppcmi_fast.federation.sections import (
-    FEDERATED,
     BaselineConfig,
     Bits,
     CodecConfig,
@@ -42,7 +42,7 @@ STAGES_FILE = "stages.json"
 _BEFORE: dict[str, Any] = {
     "mask_mixing": "hadamard",
     "mask_weights": (1.0, 1.0),
-    "baselines": {"work": "equal"},
+    "baselines": {"work": "equal", "method_rates": {}},
 }
 # Of versions that give figures, but no networks: a head that began with public weights would give the frame away.
 _LONG_BEFORE = _BEFORE | {"codec": {"work": "equal"}, "mapper": {"start": "nothing"}}
@@ -196,10 +196,7 @@ class RunConfig(Section):
         """With what "auto" comes to, and without what nothing depends on: settings which do the same are the same."""
         start = "head" if self.starts_from_head else "nothing"
         mapper = self.mapper.model_copy(update={"start": start, "steps": self.mapper_steps})
-        baselines = self.baselines
-        if not {*FEDERATED} & {*baselines.methods}:
-            baselines = baselines.model_copy(update={"work": BaselineConfig().work})
-        return self.model_copy(update={"mapper": mapper, "baselines": baselines})
+        return self.model_copy(update={"mapper": mapper, "baselines": self.baselines.decided()})
 
     def _check_start(self) -> None:
         if self.mapper.start == "head" and self.head_obstacle:
@@ -238,7 +235,7 @@ class RunConfig(Section):
         Raises:
             ConfigError: unknown setting, wrong type or a contradiction, each named.
         """
-        merged = {k: dict(v) if isinstance(v, dict) else v for k, v in values.items()}
+        merged = copy.deepcopy(values)
         for item in overrides or []:
             _apply_override(merged, item)
         try:

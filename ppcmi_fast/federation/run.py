@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -203,7 +204,12 @@ class FederatedRun:
             choose_device(self.config.device),
             work=settings.work,
         )
-        return {name: run_method(name, bench, settings.learning_rates) for name in settings.methods}
+        return {
+            name: run_method(
+                name, replace(bench, learning_rate=settings.rate_of(name)), settings.learning_rates
+            )
+            for name in settings.methods
+        }
 
     def execute(self) -> dict[str, Any]:
         """Do every stage that is not done, and write scores.csv, history.json, examples.npz and metrics.json."""

@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 Bits = Literal[2, 4, 8, 32]
 Positive = Annotated[int, Field(ge=1)]
 Weight = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+UNetMethod = Literal["unet_centralised", "unet_local", "fedavg", "fedprox", "fedbn", "split_learning"]
 Method = Literal[
-    "unet_centralised",
-    "unet_local",
-    "fedavg",
-    "fedprox",
-    "fedbn",
-    "split_learning",
+    UNetMethod,
     "published",
     "privacy_sf",
     "published_no_klt",
@@ -24,6 +20,7 @@ Method = Literal[
     "published_no_skips",
 ]
 
+UNET_METHODS: tuple[str, ...] = get_args(UNetMethod)
 # Those whose sites work in rounds.
 FEDERATED = ("fedavg", "fedprox", "fedbn", "split_learning")
 
@@ -111,7 +108,8 @@ class BaselineConfig(Section):
         architecture: of their networks; fedbn and split_learning are of "unet" only.
         batch: images a step.
         learning_rate: peak rate of AdamW.
-        learning_rates: to be tried first, each for a tenth of the budget; empty takes `learning_rate`.
+        method_rates: of methods that have another; the published profiles keep theirs.
+        learning_rates: to be tried first, each for a tenth of the budget; empty takes the ones above.
         rounds: of federated methods.
         work: how their sites divide a round, as `CodecConfig.work`.
         mu: weight of FedProx's proximal term.
@@ -123,6 +121,7 @@ class BaselineConfig(Section):
     architecture: Literal["unet", "attention_unet", "segresnet", "dynunet"] = "unet"
     batch: Positive = 16
     learning_rate: Annotated[float, Field(gt=0)] = 2e-3
+    method_rates: dict[UNetMethod, Annotated[float, Field(gt=0)]] = {}
     learning_rates: tuple[Annotated[float, Field(gt=0)], ...] = ()
     rounds: Positive = 40
     work: Literal["images", "equal"] = "images"
@@ -139,6 +138,24 @@ class BaselineConfig(Section):
                 " them out"
             )
         return self
+
+    @model_validator(mode="after")
+    def _one_rate(self) -> BaselineConfig:
+        if self.method_rates and self.learning_rates:
+            raise ValueError(
+                "method_rates: expected none beside learning_rates, which every method tries, got both; drop one"
+            )
+        return self
+
+    def rate_of(self, method: str) -> float:
+        """A method's peak rate, where none are tried."""
+        return next((rate for name, rate in self.method_rates.items() if name == method), self.learning_rate)
+
+    def decided(self) -> BaselineConfig:
+        """Without what nothing depends on."""
+        work = self.work if {*FEDERATED} & {*self.methods} else BaselineConfig().work
+        rates = {name: rate for name, rate in self.method_rates.items() if name in self.methods}
+        return self.model_copy(update={"work": work, "method_rates": rates})
 
 
 class ReadingConfig(Section):
