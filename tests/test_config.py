@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,6 +15,22 @@ def test_defaults_are_the_promised_ones(tmp_path: Path) -> None:
     config = RunConfig.load(tmp_path)
     assert (config.trust, config.bits_up, config.bits_down, config.size) == ("federation", 4, 4, 128)
     assert config.codec.sharing == "averaged" and config.data == tmp_path.resolve()
+
+
+@pytest.mark.parametrize(
+    ("settings", "found"),
+    [
+        (["size=96"], ((4, 8, 16), 8, 16)),
+        (["size=88"], ((2, 4, 8), 4, 8)),
+        (["size=32", "codec.rounds=1"], ((2, 4, 8), 4, 8)),
+        (["size=64", "codec.mask_rank=32"], ((2, 4, 8), 8, 32)),
+        (["size=64", "codec.mask_block=8"], ((2, 4, 8), 8, 16)),
+        (["size=64", "codec.scales=[4,8,16]"], ((4, 8, 16), 4, 8)),
+    ],
+)
+def test_small_images_have_finer_grids_unless_told(tmp_path: Path, settings: list[str], found: Any) -> None:
+    codec = RunConfig.load(tmp_path, settings).codec
+    assert (codec.scales, codec.mask_block, codec.mask_rank) == found
 
 
 def test_toml_round_trip(tmp_path: Path) -> None:

@@ -87,9 +87,9 @@ def test_metrics_hold_every_promised_figure(run: Path) -> None:
         ("ppcmi", other) for other in ("ppcmi_float32", "unet_centralised", "unet_local")
     }
     payload = metrics["payload_bytes"]
-    codes = (4 * 8 * 8 + 8 * 4 * 4 + 8 * 2 * 2) // 2
+    codes = (4 * 16 * 16 + 8 * 8 * 8 + 8 * 4 * 4) // 2
     assert codes < payload["up"] < codes + 600
-    assert 32 * 4 * 4 // 2 < payload["down"] < 32 * 4 * 4 // 2 + 400
+    assert 16 * 8 * 8 // 2 < payload["down"] < 16 * 8 * 8 // 2 + 400
     assert payload["train_upload_total"] > 0 and payload["codec_rounds_total"] > 0
     assert set(metrics["latency_ms"]) == {"encode", "map", "decode", "total"}
     assert metrics["dataset"]["spacing_unit"] == "mm" and metrics["peak_rss_mb"] > 0

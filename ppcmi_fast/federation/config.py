@@ -32,6 +32,9 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
+# Below this size images have finer grids unless they are set: what is a few pixels wide is lost on coarser ones.
+SMALL = 96
+FINE_GRIDS, FINE_MASKS = {"scales": (2, 4, 8)}, {"mask_block": 4, "mask_rank": 8}
 # Residual blocks a grid in the segmentation head that sites train with their codec.
 HEAD_BLOCKS = 1
 # What has been trained already is soon as good as it gets on what was uploaded.
@@ -105,6 +108,14 @@ class RunConfig(Section):
     def _bindable(cls, value: str) -> str:
         check_federation_id(value)
         return value
+
+    @model_validator(mode="before")
+    @classmethod
+    def _grids_by_size(cls, values: dict[str, Any]) -> dict[str, Any]:
+        size, codec = values.get("size"), values.get("codec", {})
+        if not isinstance(size, int) or size >= SMALL or not isinstance(codec, dict):
+            return values
+        return values | {"codec": FINE_GRIDS | ({} if {*FINE_MASKS} & {*codec} else FINE_MASKS) | codec}
 
     @model_validator(mode="after")
     def _consistent(self) -> RunConfig:

@@ -38,6 +38,8 @@ class CodecConfig(Section):
     site on synthetic images; "local" gives each site its own (trust mode "sites" only).
     `work`: how sites that share a codec divide a round of averaging: "equal", `local_steps` each; "images", as many in
     all, in proportion to their training images, at least one each. Batches of split fine-tuning are divided alike.
+    `scales`, `mask_block`, `mask_rank`: strides of the latents, edge of a block of mask codes and how many frequencies
+    of it are kept; images under 96 pixels have (2, 4, 8), 4 and 8 unless these are set.
     """
 
     sharing: Literal["averaged", "phantom", "local"] = "averaged"
