@@ -46,9 +46,11 @@ def make_site(name: str, kind: type[Site] = Site, **settings: Any) -> Site:
         "site_key": SiteKey(SITE_SECRETS[name], "fed"),
         "federation_key": FederationKey(FEDERATION_SECRET, "fed"),
     }
-    arguments: dict[str, Any] = {"federation_id": "fed", "bits_up": 8, "bits_down": 8} | keys | settings
-    codec = cast(ImageCodec, FakeImageCodec())
-    return kind(name, image_codec=codec, mask_codec=LinearMaskCodec(2, 8, 16), **arguments)
+    codecs = {"image_codec": cast(ImageCodec, FakeImageCodec()), "mask_codec": LinearMaskCodec(2, 8, 16)}
+    arguments: dict[str, Any] = (
+        {"federation_id": "fed", "bits_up": 8, "bits_down": 8} | keys | codecs | settings
+    )
+    return kind(name, **arguments)
 
 
 def data() -> tuple[Tensor, Tensor]:

@@ -9,6 +9,7 @@ import pytest
 
 from ppcmi_fast.errors import ConfigError
 from ppcmi_fast.federation.config import RunConfig
+from ppcmi_fast.federation.sections import CodecConfig
 
 
 def test_defaults_are_the_promised_ones(tmp_path: Path) -> None:
@@ -21,9 +22,10 @@ def test_defaults_are_the_promised_ones(tmp_path: Path) -> None:
     ("settings", "found"),
     [
         (["size=96"], ((4, 8, 16), 8, 16)),
-        (["size=88"], ((2, 4, 8), 4, 8)),
+        (["size=88", "baselines.methods=[]"], ((2, 4, 8), 4, 8)),
         (["size=32", "codec.rounds=1"], ((2, 4, 8), 4, 8)),
-        (["size=64", "codec.mask_rank=32"], ((2, 4, 8), 8, 32)),
+        (["size=64.0"], ((2, 4, 8), 4, 8)),
+        (["size=64", "codec.mask_rank=16"], ((2, 4, 8), 4, 16)),
         (["size=64", "codec.mask_block=8"], ((2, 4, 8), 8, 16)),
         (["size=64", "codec.scales=[4,8,16]"], ((4, 8, 16), 4, 8)),
     ],
@@ -31,6 +33,33 @@ def test_defaults_are_the_promised_ones(tmp_path: Path) -> None:
 def test_small_images_have_finer_grids_unless_told(tmp_path: Path, settings: list[str], found: Any) -> None:
     codec = RunConfig.load(tmp_path, settings).codec
     assert (codec.scales, codec.mask_block, codec.mask_rank) == found
+
+
+def test_defaults_of_small_images_yield_to_a_section_that_is_made(tmp_path: Path) -> None:
+    made = RunConfig(data=tmp_path, size=64, codec=CodecConfig(rounds=2, mask_block=8)).codec
+    assert (made.rounds, made.scales, made.mask_block, made.mask_rank) == (2, (2, 4, 8), 8, 16)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (
+            ["size=48", 'baselines.methods=["published"]'],
+            "size: expected a multiple of 32 for published, got 48",
+        ),
+        (
+            ["size=40", "codec.mask=autoencoder", "baselines.methods=[]"],
+            "multiple of the mask autoencoder's stride 16",
+        ),
+        (["size=40", "baselines.architecture=segresnet"], ""),
+    ],
+)
+def test_sizes_that_not_all_parts_take(tmp_path: Path, settings: list[str], message: str) -> None:
+    if not message:
+        assert RunConfig.load(tmp_path, settings).size == 40
+        return
+    with pytest.raises(ConfigError, match=message):
+        RunConfig.load(tmp_path, settings)
 
 
 def test_toml_round_trip(tmp_path: Path) -> None:
@@ -64,6 +93,11 @@ def test_data_in_a_file_is_relative_to_the_file(tmp_path: Path) -> None:
         ),
         ("baselines.method_rates.published=0.1", "baselines.method_rates.published.*: Input should be"),
         ("baselines.method_rates.fedavg=0", "baselines.method_rates.fedavg: Input should be greater than 0"),
+        (
+            "size=88",
+            "size: expected a multiple of 16 for unet_centralised, got 88; choose another, or leave it out of",
+        ),
+        ("codec.mask_rank=65", "expected at most mask_block.2 = 64, got 65; set codec.mask_block as well"),
         ("baselines={learning_rates=[0.1],method_rates={fedavg=0.1}}", "expected none beside learning_rates"),
         ("size=100", r"size: expected a multiple of scale 8 x fold 1 = 8, got 100"),
         ("codec.sharing=local", r'expected trust="sites"'),

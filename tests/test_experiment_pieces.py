@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -130,6 +131,27 @@ def test_baselines_alone_need_a_budget(tmp_path: Path) -> None:
         planned_runs(in_pieces(**{"baselines.images": 0}), tmp_path)
 
 
+@pytest.mark.parametrize("chosen", [0.004, 0.001])
+def test_a_piece_that_chose_its_rate_serves_a_plan_that_gives_it(tmp_path: Path, chosen: float) -> None:
+    tried = in_pieces(**{"baselines.learning_rates": [0.001, 0.004]})
+    write_run(tried, tmp_path, SHIFTS, variant="pooled")
+    path = tmp_path / "pooled" / "seed-0" / "metrics.json"
+    metrics = json.loads(path.read_text())
+    metrics["methods"]["unet_centralised"]["learning_rate"] = chosen
+    path.write_text(json.dumps(metrics))
+    given = in_pieces(**{"baselines.method_rates": {"unet_centralised": 0.004}})
+    for variant in ("ours", "local"):
+        write_run(given, tmp_path, SHIFTS, variant=variant)
+    if chosen == 0.004:
+        (record,) = collect("name", given, tmp_path, [], lambda line: None)["runs"]
+        assert record["methods"]["unet_centralised"]["learning_rate"] == chosen
+        return
+    lines: list[str] = []
+    with pytest.raises(RunError, match="expected finished runs, found none"):
+        collect("name", given, tmp_path, [], lines.append)
+    assert lines[-1] == "not yet: main, seed 0, which wants unet_centralised"
+
+
 def test_of_pieces_of_an_earlier_plan_baselines_are_taken_and_nothing_else(tmp_path: Path) -> None:
     for variant, shifts in (("ours", {"ppcmi": 0.0}), ("pooled", SHIFTS), ("local", SHIFTS)):
         write_run(in_pieces(), tmp_path, shifts, variant=variant)
@@ -138,7 +160,10 @@ def test_of_pieces_of_an_earlier_plan_baselines_are_taken_and_nothing_else(tmp_p
     with pytest.raises(RunError, match="expected finished runs, found none"):
         collect("name", other, tmp_path, [], lines.append)
     reason = "seed 0, of other settings (mask_mixing: haar -> hadamard)"
-    assert lines == [f"good for baselines at most: {name}, {reason}" for name in ("ours", "pooled", "local")]
+    good = ("left aside", *(f"good for {method} alone" for method in BOTH))
+    assert lines == [
+        f"{use}: {name}, {reason}" for use, name in zip(good, ("ours", "pooled", "local"), strict=True)
+    ]
     shutil.rmtree(tmp_path / "ours")
     write_run(other, tmp_path, {"ppcmi": -0.1}, variant="ours")
     (record,) = collect("name", other, tmp_path, [], lambda line: None)["runs"]

@@ -278,13 +278,18 @@ def test_the_page_says_which_learning_rates_were_chosen(tmp_path: Path) -> None:
     assert "Learning rates" not in tables.page([both])
 
 
-def test_the_page_says_which_baseline_has_a_rate_of_its_own(tmp_path: Path) -> None:
-    both = {"baselines.methods": ["unet_centralised", "fedavg"]}
-    for given, said in (({}, ""), ({"fedavg": 0.004}, "FedAvg of the U-Net 0.004; the other U-Nets 0.002.")):
-        made = plan(settings=TINY | both | {"baselines.method_rates": given})
-        write_run(made, tmp_path / str(len(given)), {"ppcmi": 0.0, "unet_centralised": 0.1, "fedavg": 0.0})
-        page = tables.page([collect("name", made, tmp_path / str(len(given)), [], quiet)])
-        assert ("Learning rates" in page) == bool(said) and said in page
+def test_the_page_says_which_baselines_have_other_rates(tmp_path: Path) -> None:
+    two = plan(seeds=[0, 1], settings=TINY | {"baselines.methods": ["unet_centralised", "fedavg"]})
+    for seed in (0, 1):
+        write_run(two, tmp_path, {"ppcmi": 0.0, "unet_centralised": 0.1, "fedavg": 0.0}, seed=seed)
+    both = collect("name", two, tmp_path, [], quiet)
+    for record in both["runs"]:
+        for name in ("unet_centralised", "fedavg"):
+            record["methods"][name]["learning_rate"] = 0.002
+    assert "Learning rates" not in tables.page([both])
+    both["runs"][1]["methods"]["fedavg"]["learning_rate"] = 0.004
+    said = "Learning rates: U-Net, all data pooled 0.002; FedAvg of the U-Net 0.002, 0.004."
+    assert said in tables.page([both])
 
 
 def test_the_page_names_what_trained(tmp_path: Path) -> None:

@@ -7,12 +7,14 @@ import os
 import shutil
 import signal
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from tiny_runs import TINY
 from typer.testing import CliRunner
 
+from ppcmi_fast.baselines import METHODS
+from ppcmi_fast.baselines.published import PROFILES
 from ppcmi_fast.cli.app import app
 from ppcmi_fast.codec import MASK_WEIGHTS
 from ppcmi_fast.errors import ConfigError, RunError
@@ -29,6 +31,7 @@ from ppcmi_fast.experiments.reuse import (
 from ppcmi_fast.experiments.runner import run_experiment
 from ppcmi_fast.federation.config import RunConfig
 from ppcmi_fast.federation.runfolder import RunFolder
+from ppcmi_fast.federation.sections import FEDERATED, UNET_METHODS, Method
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -353,7 +356,12 @@ def test_a_run_of_before_a_setting_gives_what_it_did_then(tmp_path: Path) -> Non
     path = tmp_path / "out" / "x" / "one" / "seed-0" / "config.toml"
     finished(path.parent, config)
     text = path.read_text()
-    since = ('mask_mixing = "hadamard"\n', "mask_weights = [\n    1.0,\n    1.0,\n]\n", 'work = "equal"\n')
+    since = (
+        'mask_mixing = "hadamard"\n',
+        "mask_weights = [\n    1.0,\n    1.0,\n]\n",
+        'work = "equal"\n',
+        "[baselines.method_rates]\n",
+    )
     for setting in since:
         assert text.count(setting) == 1
         text = text.replace(setting, "")
@@ -441,6 +449,24 @@ def test_a_baseline_rests_on_the_rate_that_it_has_or_chose(tmp_path: Path) -> No
     assert not same_baseline(faster, tried, "fedavg", 0.004) and same_baseline(tried, tried, "fedavg", 0.002)
     alone = 'baselines.methods=["unet_local"]'
     assert changed(alone, "baselines.method_rates.fedavg=0.004") == changed(alone)
+
+
+def test_rates_of_one_variant_are_not_the_next_ones(tmp_path: Path) -> None:
+    made = plan(
+        settings=TINY
+        | {"baselines.methods": ["fedavg", "fedbn"], "baselines.method_rates": {"fedavg": 0.004}},
+        variants=[
+            {"name": "more", "settings": {"baselines.method_rates.fedbn": 0.001}},
+            {"name": "as-given"},
+        ],
+    )
+    rates = [run.config.baselines.method_rates for run in planned_runs(made, tmp_path)]
+    assert rates == [{"fedavg": 0.004, "fedbn": 0.001}, {"fedavg": 0.004}]
+
+
+def test_methods_are_known_by_the_same_names_everywhere() -> None:
+    assert set(METHODS) == set(get_args(Method)) and set(UNET_METHODS) == set(METHODS) - set(PROFILES)
+    assert set(FEDERATED) < set(UNET_METHODS)
 
 
 def test_what_a_baseline_chose_serves_where_it_is_given(tmp_path: Path) -> None:

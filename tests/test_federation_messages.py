@@ -26,6 +26,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from ppcmi_fast import FederationKey, LinearMaskCodec, SiteKey, wire
+from ppcmi_fast.codec import MaskAutoencoder
 from ppcmi_fast.errors import ConfigError, WireError
 from ppcmi_fast.federation.registration import Trust
 from ppcmi_fast.federation.server import Server
@@ -220,6 +221,12 @@ def test_after_uploads_a_site_registers_only_what_it_uploaded_under() -> None:
         with pytest.raises(WireError, match="under which 'a' has uploaded, got others; raise the epoch"):
             channel.send(other)
     assert len(channel.server.latent_set("val")) == COUNT
+
+
+def test_codes_without_weights_are_declared_so() -> None:
+    message = registration(mask_codec=MaskAutoencoder(2, (8,), (16,)), mask_weights=(0.5, 2.0))
+    assert message.fields["mask_weights"] == [1.0, 1.0]
+    assert registration(mask_weights=(0.5, 2.0)).fields["mask_weights"] == [0.5, 2.0]
 
 
 def test_a_site_that_weights_its_mask_codes_otherwise_cannot_join() -> None:

@@ -18,6 +18,7 @@ from ppcmi_fast.codec import MASK_WEIGHTS, LinearMaskCodec, MaskAutoencoder
 from ppcmi_fast.data.arrays import Arrays
 from ppcmi_fast.data.phantom import write_native
 from ppcmi_fast.errors import ConfigError
+from ppcmi_fast.federation.config import RunConfig
 from ppcmi_fast.federation.evaluate import mean_dice
 from ppcmi_fast.federation.mask_codes import kept_dice, rank_advice
 from ppcmi_fast.federation.run import federate
@@ -152,6 +153,21 @@ def test_a_finer_code_is_advised_where_it_would_keep_more() -> None:
         assert f"32 would keep {kept[1]:.3f}" in found
     assert rank_advice(tiny_config(Path(), blocks | {"codec.mask_rank": 64}), {"a": fine}, 2) == ""
     assert rank_advice(tiny_config(Path(), {"codec.mask": "autoencoder"}), {"a": fine}, 2) == ""
+
+
+@pytest.mark.parametrize("size", [64, 128])
+def test_who_follows_the_advice_gets_what_it_promises(size: int) -> None:
+    fine = rings(1)
+    fine.masks[:] = torch.rand(fine.masks.shape, generator=torch.Generator().manual_seed(1)) > 0.5
+
+    def kept(config: RunConfig) -> float:
+        return kept_dice(LinearMaskCodec(2, config.codec.mask_block, config.codec.mask_rank), fine, 2)
+
+    now = tiny_config(Path(), {"size": size})
+    then = tiny_config(Path(), {"size": size, "codec.mask_rank": 2 * now.codec.mask_rank})
+    assert then.codec.mask_block == now.codec.mask_block
+    assert f"{then.codec.mask_rank} would keep {kept(then):.3f}" in rank_advice(now, {"a": fine}, 2)
+    assert kept(then) > kept(now)
 
 
 def test_a_run_says_it_first_and_keeps_it(tmp_path: Path) -> None:

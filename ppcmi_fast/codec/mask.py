@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from ppcmi_fast.codec.layers import conv_norm, residual_blocks
 from ppcmi_fast.labels import check_labels
 
+AUTOENCODER_SCALES = (8, 16)
 # Of a block's mean and of all other frequencies, before a code is protected. The mean has most of a code's energy, not
 # most of what makes an answer right: in a code of few bits the others would be lost.
 MASK_WEIGHTS = (0.7, 1.75)
@@ -122,7 +123,7 @@ class MaskAutoencoder(nn.Module):
     def __init__(
         self,
         classes: int,
-        scales: tuple[int, ...] = (8, 16),
+        scales: tuple[int, ...] = AUTOENCODER_SCALES,
         channels: tuple[int, ...] = (16, 32),
         width: int = 16,
     ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import re
 import tempfile
@@ -262,7 +263,8 @@ def _nested(dotted: dict[str, Any]) -> dict[str, Any]:
         target = result
         for section in sections:
             target = target.setdefault(section, {})
-        target[last] = value
+        # A section of rates is the plan's own, which single ones of a variant are not to change.
+        target[last] = copy.deepcopy(value)
     return result
 
 
@@ -279,7 +281,7 @@ def _check_networks(name: str, other: str, config: RunConfig, source: RunConfig)
 def changed_settings(before: RunConfig, now: RunConfig, leave_out: Sequence[str] = ()) -> list[str]:
     """One line a setting that differs: its dotted name and both values."""
     one, two = (_flat(config.model_dump(mode="json", exclude={*leave_out})) for config in (before, now))
-    # Rates of methods are there or not.
+    # A rate that only one of them has is no key of the other.
     both = {key: (one.get(key, "unset"), two.get(key, "unset")) for key in (*one, *two)}
     return [f"{key}: {then} -> {now}" for key, (then, now) in both.items() if then != now]
 

@@ -124,7 +124,11 @@ def _finished(
                     f"{out / run.folder}: expected the run of the plan, got one {reason}; run it again"
                 )
             if reason:
-                tell(f"good for baselines at most: {run.variant}, seed {run.seed}, {reason}")
+                serving = ", ".join(
+                    name for name in run.config.baselines.methods if _serves(record, name, run)
+                )
+                use = f"good for {serving} alone" if serving else "left aside"
+                tell(f"{use}: {run.variant}, seed {run.seed}, {reason}")
             records[run.variant, run.seed] = record
     return records
 
@@ -165,10 +169,22 @@ def _brought_together(
 
 def _has(record: dict[str, Any], method: str, run: PlannedRun, subjects: list[list[Any]]) -> bool:
     """Whether a record has a baseline as a run would train it, of these held-out subjects."""
+    facts = record["methods"].get(method)
+    return (
+        facts is not None
+        and [row[:3] for row in facts["scores"]] == subjects
+        and _serves(record, method, run)
+    )
+
+
+def _serves(record: dict[str, Any], method: str, run: PlannedRun) -> bool:
+    """Whether a baseline of a record is trained as a run would train it."""
     before, facts = _settings_of(record), record["methods"].get(method)
-    if before is None or facts is None or [row[:3] for row in facts["scores"]] != subjects:
-        return False
-    return same_baseline(before, run.config, method, facts["learning_rate"])
+    return (
+        before is not None
+        and facts is not None
+        and same_baseline(before, run.config, method, facts["learning_rate"])
+    )
 
 
 def collect(

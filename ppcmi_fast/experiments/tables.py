@@ -13,6 +13,7 @@ import numpy as np
 from ppcmi_fast.experiments.records import MEASURES, OURS, read_records
 from ppcmi_fast.experiments.statistics import Difference, Floats, Held, differences
 from ppcmi_fast.federation.calibration import RULE, RULE_OF_SUMS
+from ppcmi_fast.federation.sections import UNET_METHODS
 from ppcmi_fast.report.runfolder import method_title
 from ppcmi_fast.report.words import p_value, processor, size
 
@@ -288,14 +289,17 @@ def _chosen_rates(result: dict[str, Any]) -> list[str]:
 
 
 def _given_rates(result: dict[str, Any]) -> list[str]:
-    """The learning rates of baselines, where one has another than the rest."""
-    sections = [record["settings"]["baselines"] for record in result["runs"]]
-    own = {name: rate for section in sections for name, rate in section.get("method_rates", {}).items()}
-    if not own:
+    """The learning rates of U-Nets that were given one, where they differ."""
+    given: dict[str, dict[float, None]] = {}
+    for record in result["runs"]:
+        if not record["settings"]["baselines"]["learning_rates"]:
+            for name in UNET_METHODS:
+                if name in record["methods"]:
+                    given.setdefault(name, {})[record["methods"][name]["learning_rate"]] = None
+    if len({rate for rates in given.values() for rate in rates}) < 2:
         return []
-    listed = "; ".join(f"{method_title(name)} {rate:g}" for name, rate in own.items())
-    rest = _rates({section["learning_rate"] for section in sections})
-    return [f"Learning rates: {listed}; the other U-Nets {rest}.", ""]
+    listed = "; ".join(f"{method_title(name)} {_rates(rates)}" for name, rates in given.items())
+    return [f"Learning rates: {listed}.", ""]
 
 
 def _rates(rates: Iterable[float]) -> str:

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tomli_w
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
 
-from ppcmi_fast.codec.mask import MASK_WEIGHTS, check_scales
+from ppcmi_fast.codec.mask import AUTOENCODER_SCALES, MASK_WEIGHTS, check_scales
 from ppcmi_fast.errors import ConfigError
 from ppcmi_fast.federation.sections import (
     BaselineConfig,
@@ -32,16 +32,17 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-# Below this size images have finer grids unless they are set: what is a few pixels wide is lost on coarser ones.
+# Below this size images have finer grids where none are set: what is a few pixels wide is lost on coarser ones.
+# Measured at 64, where they gain much; where they cease to be worth their bytes is not.
 SMALL = 96
-FINE_GRIDS, FINE_MASKS = {"scales": (2, 4, 8)}, {"mask_block": 4, "mask_rank": 8}
 # Residual blocks a grid in the segmentation head that sites train with their codec.
 HEAD_BLOCKS = 1
 # What has been trained already is soon as good as it gets on what was uploaded.
 STEPS_FROM_HEAD, STEPS_FROM_NOTHING = 300, 1500
 # Of a run folder: what its finished stages reported.
 STAGES_FILE = "stages.json"
-# What was done before there was a setting, where that is not its default now.
+# What was done before there was a setting, where that is not its default now, and settings with nothing in them, which
+# `is_whole` is not to miss.
 _BEFORE: dict[str, Any] = {
     "mask_mixing": "hadamard",
     "mask_weights": (1.0, 1.0),
@@ -92,7 +93,7 @@ class RunConfig(Section):
     late_sites: tuple[str, ...] = ()
     calibrate: bool = True
     reading: ReadingConfig = ReadingConfig()
-    codec: CodecConfig = CodecConfig()
+    codec: CodecConfig = Field(default=CodecConfig(), validate_default=True)
     mapper: MapperConfig = MapperConfig()
     tuning: TuningConfig = TuningConfig()
     baselines: BaselineConfig = BaselineConfig()
@@ -109,13 +110,14 @@ class RunConfig(Section):
         check_federation_id(value)
         return value
 
-    @model_validator(mode="before")
+    @field_validator("codec")
     @classmethod
-    def _grids_by_size(cls, values: dict[str, Any]) -> dict[str, Any]:
-        size, codec = values.get("size"), values.get("codec", {})
-        if not isinstance(size, int) or size >= SMALL or not isinstance(codec, dict):
-            return values
-        return values | {"codec": FINE_GRIDS | ({} if {*FINE_MASKS} & {*codec} else FINE_MASKS) | codec}
+    def _grids_by_size(cls, codec: CodecConfig, known: ValidationInfo) -> CodecConfig:
+        # A size that is none is an error of its own.
+        if known.data.get("size", SMALL) >= SMALL:
+            return codec
+        codec = _with_defaults(codec, scales=(2, 4, 8), mask_block=4)
+        return _with_defaults(codec, mask_rank=8) if codec.mask_block == 4 else codec
 
     @model_validator(mode="after")
     def _consistent(self) -> RunConfig:
@@ -134,14 +136,22 @@ class RunConfig(Section):
                 raise ValueError(
                     f"size: expected a multiple of scale {scale} x fold {fold} = {scale * fold}, got {self.size}"
                 )
-        if codec.mask == "linear" and self.size % codec.mask_block:
-            raise ValueError(
-                f"size: expected a multiple of codec.mask_block={codec.mask_block}, got {self.size}"
-            )
+        linear = codec.mask == "linear"
+        masks = {codec.mask_block} if linear else {*AUTOENCODER_SCALES}
+        for stride in masks:
+            if self.size % stride:
+                name = "codec.mask_block=" if linear else "the mask autoencoder's stride "
+                raise ValueError(f"size: expected a multiple of {name}{stride}, got {self.size}")
+        for method in self.baselines.methods:
+            if self.size % self.baselines.stride_of(method):
+                raise ValueError(
+                    f"size: expected a multiple of {self.baselines.stride_of(method)} for {method}, got {self.size};"
+                    " choose another, or leave it out of baselines.methods"
+                )
         self._check_dims()
         self._check_start()
         grids = {s * f for s, f in zip(codec.scales, self.folds, strict=True)}
-        strides = grids | ({codec.mask_block} if codec.mask == "linear" else {8, 16})
+        strides = grids | masks
         if any(s & (s - 1) for s in strides):
             raise ValueError(f"scales x folds and mask_block: expected powers of two, got {sorted(strides)}")
         return self
@@ -159,7 +169,7 @@ class RunConfig(Section):
             if self.codec.mask_rank > self.codec.mask_block**2:
                 raise ValueError(
                     f"codec.mask_rank: expected at most mask_block^2 = {self.codec.mask_block**2},"
-                    f" got {self.codec.mask_rank}"
+                    f" got {self.codec.mask_rank}; set codec.mask_block as well"
                 )
             dims["mask_mixing", "codec.mask_rank"] = self.codec.mask_rank
         for (mixing, name), dim in dims.items():
@@ -276,6 +286,13 @@ class RunConfig(Section):
     def to_toml(self) -> str:
         """The settings as TOML that `load` reads back to an equal object."""
         return tomli_w.dumps(self.model_dump(mode="json", exclude_none=True))
+
+
+def _with_defaults(codec: CodecConfig, **defaults: Any) -> CodecConfig:
+    """The section with these where nothing is set."""
+    return codec.model_copy(
+        update={name: value for name, value in defaults.items() if name not in codec.model_fields_set}
+    )
 
 
 def read_toml(path: Path) -> dict[str, Any]:

@@ -39,7 +39,7 @@ class CodecConfig(Section):
     `work`: how sites that share a codec divide a round of averaging: "equal", `local_steps` each; "images", as many in
     all, in proportion to their training images, at least one each. Batches of split fine-tuning are divided alike.
     `scales`, `mask_block`, `mask_rank`: strides of the latents, edge of a block of mask codes and how many frequencies
-    of it are kept; images under 96 pixels have (2, 4, 8), 4 and 8 unless these are set.
+    of it are kept. In a run on images under 96 pixels each has another default: (2, 4, 8), 4, and 8 of a block of 4.
     """
 
     sharing: Literal["averaged", "phantom", "local"] = "averaged"
@@ -153,10 +153,16 @@ class BaselineConfig(Section):
         """A method's peak rate, where none are tried."""
         return next((rate for name, rate in self.method_rates.items() if name == method), self.learning_rate)
 
+    def stride_of(self, method: str) -> int:
+        """What a method's image sizes are multiples of."""
+        if method not in UNET_METHODS:
+            return 32
+        return 8 if self.architecture == "segresnet" else 16
+
     def decided(self) -> BaselineConfig:
         """Without what nothing depends on."""
         work = self.work if {*FEDERATED} & {*self.methods} else BaselineConfig().work
-        rates = {name: rate for name, rate in self.method_rates.items() if name in self.methods}
+        rates = {n: r for n, r in self.method_rates.items() if n in self.methods and r != self.learning_rate}
         return self.model_copy(update={"work": work, "method_rates": rates})
 
 

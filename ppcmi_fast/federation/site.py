@@ -82,8 +82,10 @@ class Site:
             raise ConfigError(
                 f"mask_weights: expected two finite numbers over 0, got {mask_weights}; correct the setting"
             )
-        self.mask_weights = mask_weights
         self._weights = mask_codec.entry_weights(*mask_weights)
+        # What is said of them at registration: an autoencoder's codes have none.
+        weighted = any(bool((weight != 1).any()) for weight in self._weights.values())
+        self.mask_weights = mask_weights if weighted else (1.0, 1.0)
         self._federation_key = federation_key
         self._codec_key = federation_key or site_key
         self._sent: Latents = {}
