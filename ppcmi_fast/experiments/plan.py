@@ -6,7 +6,6 @@ import copy
 import os
 import re
 import tempfile
-from collections.abc import Sequence
 from dataclasses import dataclass
 from inspect import signature
 from pathlib import Path
@@ -17,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from ppcmi_fast.data.phantom import MODALITIES, NATIVE_KINDS, write_native, write_phantom
 from ppcmi_fast.errors import ConfigError
 from ppcmi_fast.experiments.reuse import EVALUATION
-from ppcmi_fast.federation.config import RunConfig, read_toml
+from ppcmi_fast.federation.config import RunConfig, changed_settings, read_toml
 
 PHANTOM = "phantom:"
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")
@@ -276,18 +275,3 @@ def _check_networks(name: str, other: str, config: RunConfig, source: RunConfig)
             f"variants.{name}: expected the settings of {other!r} but for {', '.join(ANSWERS)}, got"
             f" {'; '.join(changed)}; train it by itself"
         )
-
-
-def changed_settings(before: RunConfig, now: RunConfig, leave_out: Sequence[str] = ()) -> list[str]:
-    """One line a setting that differs: its dotted name and both values."""
-    one, two = (_flat(config.model_dump(mode="json", exclude={*leave_out})) for config in (before, now))
-    # A rate that only one of them has is no key of the other.
-    both = {key: (one.get(key, "unset"), two.get(key, "unset")) for key in (*one, *two)}
-    return [f"{key}: {then} -> {now}" for key, (then, now) in both.items() if then != now]
-
-
-def _flat(nested: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in nested.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return flat

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from ppcmi_fast.errors import ConfigError, RunError
-from ppcmi_fast.experiments.plan import Plan, PlannedRun, changed_settings, planned_runs
+from ppcmi_fast.experiments.plan import Plan, PlannedRun, planned_runs
 from ppcmi_fast.experiments.reuse import same_baseline
-from ppcmi_fast.federation.config import RunConfig, with_before
+from ppcmi_fast.federation.config import RunConfig, changed_settings, with_before
 from ppcmi_fast.federation.runfolder import read_json
 from ppcmi_fast.metrics import ScoreRow, read_scores
 from ppcmi_fast.report.runfolder import method_order

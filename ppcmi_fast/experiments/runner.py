@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ppcmi_fast.errors import ConfigError, RunError
-from ppcmi_fast.experiments.plan import Plan, PlannedRun, changed_settings, data_folder, planned_runs
+from ppcmi_fast.experiments.plan import Plan, PlannedRun, data_folder, planned_runs
 from ppcmi_fast.experiments.reuse import begin_with_known, check_finished
-from ppcmi_fast.federation.config import RunConfig, is_whole
+from ppcmi_fast.federation.config import RunConfig, changed_settings, is_whole
 from ppcmi_fast.federation.run import federate
 from ppcmi_fast.federation.runfolder import RunFolder
 from ppcmi_fast.report import write_report

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -354,3 +355,18 @@ def _apply_override(values: dict[str, Any], item: str) -> None:
         if not isinstance(target, dict):
             raise ConfigError(f"--set {item}: {section} is a setting, not a section")
     target[last] = value
+
+
+def changed_settings(before: RunConfig, now: RunConfig, leave_out: Sequence[str] = ()) -> list[str]:
+    """One line a setting that differs: its dotted name and both values."""
+    one, two = (_flat(config.model_dump(mode="json", exclude={*leave_out})) for config in (before, now))
+    # A rate that only one of them has is no key of the other.
+    both = {key: (one.get(key, "unset"), two.get(key, "unset")) for key in (*one, *two)}
+    return [f"{key}: {then} -> {now}" for key, (then, now) in both.items() if then != now]
+
+
+def _flat(nested: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in nested.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from ppcmi_fast.errors import ConfigError, RunError
-from ppcmi_fast.federation.config import STAGES_FILE, RunConfig, is_whole
+from ppcmi_fast.federation.config import STAGES_FILE, RunConfig, changed_settings, is_whole
 
 OUR_STAGES: tuple[str, ...] = ("codec", "mapper", "tuning")
 WRITTEN_FOLDERS = ("baselines", "checkpoints", "keys", "server", "sites")
@@ -84,10 +84,10 @@ class RunFolder:
                 raise RunError(
                     f"{root}: already holds a run; use --resume to go on with it or --overwrite to replace it"
                 )
-            elif RunConfig.load(folder.config_path) != config:
+            elif changed := changed_settings(RunConfig.load(folder.config_path), config):
                 raise RunError(
-                    f"{root}: the run was started with other settings than these; resume with those of"
-                    f" {folder.config_path}, or use --overwrite"
+                    f"{root}: the run was started with other settings than these ({'; '.join(changed)}); resume with"
+                    f" those of {folder.config_path}, or use --overwrite"
                 )
             elif folder.done("mapper") is None and not is_whole(folder.config_path, config):
                 # What it did without them need not be what is the default now: a head whose first weights were public
