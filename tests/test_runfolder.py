@@ -93,7 +93,8 @@ def test_a_run_of_a_version_before_goes_on_as_it_did_then(tmp_path: Path) -> Non
     assert RunConfig.load(folder.config_path) == then
     assert RunFolder.open(tmp_path / "run", then, resume=True, overwrite=False).started
     with pytest.raises(
-        RunError, match=r"other settings than these \(mask_mixing: hadamard -> haar; mask_weights: "
+        RunError,
+        match=r"the run was started with other settings than these \(mask_mixing: hadamard -> haar; mask_weights: ",
     ):
         RunFolder.open(tmp_path / "run", RunConfig.load(tmp_path), resume=True, overwrite=False)
     # Longer ago the first weights of networks were public: what is trained is kept, what is not is not trained on.

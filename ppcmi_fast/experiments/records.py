@@ -169,12 +169,8 @@ def _brought_together(
 
 def _has(record: dict[str, Any], method: str, run: PlannedRun, subjects: list[list[Any]]) -> bool:
     """Whether a record has a baseline as a run would train it, of these held-out subjects."""
-    facts = record["methods"].get(method)
-    return (
-        facts is not None
-        and [row[:3] for row in facts["scores"]] == subjects
-        and _serves(record, method, run)
-    )
+    served = _serves(record, method, run)
+    return served and [row[:3] for row in record["methods"][method]["scores"]] == subjects
 
 
 def _serves(record: dict[str, Any], method: str, run: PlannedRun) -> bool:

@@ -102,6 +102,12 @@ class FinishedRun:
         taken = read_json(self.folder / STAGES_FILE)["mapper"].get(TRAINED_WITH, {})
         return self.config.model_copy(update=taken)
 
+    @cached_property
+    def rates(self) -> dict[str, float]:
+        """The learning rates that its baselines were trained with."""
+        methods = read_json(self.folder / "metrics.json")["methods"]
+        return {name: facts["learning_rate"] for name, facts in methods.items() if "learning_rate" in facts}
+
 
 def finished_runs(out: Path) -> Iterator[FinishedRun]:
     """Those of every experiment in the folder of experiments, by name."""
@@ -188,8 +194,7 @@ def _other_settings(networks: Path, config: RunConfig) -> dict[str, Any]:
 def _has(run: FinishedRun, method: str, config: RunConfig) -> bool:
     if method not in run.config.baselines.methods:
         return False
-    rate = read_json(run.folder / "metrics.json")["methods"][method].get("learning_rate")
-    return same_baseline(run.config, config, method, rate)
+    return same_baseline(run.config, config, method, run.rates.get(method))
 
 
 def _copy_baseline(method: str, source: Path, target: Path, *, trials: bool) -> dict[str, Any]:

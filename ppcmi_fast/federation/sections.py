@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Literal, cast, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -151,7 +151,7 @@ class BaselineConfig(Section):
 
     def rate_of(self, method: str) -> float:
         """A method's peak rate, where none are tried."""
-        return next((rate for name, rate in self.method_rates.items() if name == method), self.learning_rate)
+        return self.method_rates.get(cast(UNetMethod, method), self.learning_rate)
 
     def stride_of(self, method: str) -> int:
         """What a method's image sizes are multiples of."""
