@@ -14,7 +14,7 @@ import torch
 from tiny_runs import interrupting, tiny_config
 from torch import nn
 
-from ppcmi_fast.baselines import METHODS, SiteData, Workbench, federated, run_method, split
+from ppcmi_fast.baselines import METHODS, Outcome, SiteData, Workbench, federated, run_method, split
 from ppcmi_fast.baselines.architectures import ARCHITECTURES, make_network
 from ppcmi_fast.baselines.base import Progress
 from ppcmi_fast.baselines.federated import Rounds, average, norm_keys
@@ -265,6 +265,23 @@ def test_the_best_learning_rate_is_chosen_and_its_trials_are_counted(bench: Work
     assert outcome.learning_rate == best and 0 < outcome.trial_images <= 2 * 24
     plain = run_method(name, bench)
     assert plain.learning_rate == bench.learning_rate and plain.trial_images == 0
+
+
+@pytest.mark.parametrize(
+    ("validations", "chosen"),
+    [((0.0, 0.0, 0.0), 3e-3), ((0.2, 0.1, 0.2), 3e-3), ((0.2, 0.1, 0.1), 1e-3), ((0.2, 0.2, 0.1), 1e-3)],
+)
+def test_of_rates_as_good_as_each_other_the_given_one_holds(
+    bench: Workbench, monkeypatch: pytest.MonkeyPatch, validations: tuple[float, ...], chosen: float
+) -> None:
+    rates = (1e-3, 2e-3, 3e-3)
+    known = dict(zip(rates, validations, strict=True))
+
+    def train(bench: Workbench) -> Outcome:
+        return Outcome({}, 1, 0.0, 1, validation=known[bench.learning_rate])
+
+    monkeypatch.setitem(METHODS, "fedavg", train)
+    assert run_method("fedavg", replace(bench, learning_rate=3e-3), rates).learning_rate == chosen
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)

@@ -31,7 +31,8 @@ def run_method(name: str, bench: Workbench, rates: Sequence[float] = ()) -> Outc
     Args:
         name: one of METHODS.
         bench: what it is trained with.
-        rates: each is tried for a tenth of the budget; the best validation decides. Without any the workbench's holds.
+        rates: each is tried for a tenth of the budget; the best validation decides. Without any the workbench's holds,
+            as where it is as good as the best.
     """
     train = METHODS[name]
     # The published profile has its own rate.
@@ -51,7 +52,14 @@ def run_method(name: str, bench: Workbench, rates: Sequence[float] = ()) -> Outc
         )
         for rate in rates
     ]
-    rate = max(trials, key=lambda trial: trial.validation).learning_rate if trials else bench.learning_rate
+    rate = _best_rate(trials, bench.learning_rate)
     outcome = train(replace(bench, learning_rate=rate))
     rate = outcome.learning_rate or rate
     return replace(outcome, learning_rate=rate, trial_images=sum(trial.images_seen for trial in trials))
+
+
+def _best_rate(trials: Sequence[Outcome], given: float) -> float:
+    """The rate of the best validation; the given one where none was tried or that is as good as the best."""
+    best = max((trial.validation for trial in trials), default=0.0)
+    tied = [trial.learning_rate for trial in trials if trial.validation == best]
+    return given if given in tied or not tied else tied[0]

@@ -8,13 +8,15 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from ppcmi_fast.errors import ConfigError
+from ppcmi_fast.errors import ConfigError, RunError
 
 app = typer.Typer(no_args_is_help=True, help="Run and table experiments that are planned in files.")
 
 FOLDER = Path("experiments")
 OUT = Annotated[Path, typer.Option("--out", help="Folder of the runs, one below it for each experiment.")]
 DEFAULT_OUT = Path("runs/experiments")
+DOCS = Annotated[Path, typer.Option(help="Where results/experiments/ and experiments_results.md are.")]
+DEFAULT_DOCS = Path("docs")
 
 
 def _file(name: str) -> Path:
@@ -79,20 +81,18 @@ def run(
 def table(
     names: Annotated[list[str] | None, typer.Argument(metavar="[NAME|FILE]...")] = None,
     out: OUT = DEFAULT_OUT,
-    docs: Annotated[
-        Path, typer.Option(help="Where results/experiments/ and experiments_results.md are.")
-    ] = Path("docs"),
+    docs: DOCS = DEFAULT_DOCS,
 ) -> None:
     """Keep the figures of finished runs as JSON, beside those kept before, and make the page and its pictures."""
     from ppcmi_fast.experiments.figures import draw, draw_rows
     from ppcmi_fast.experiments.plan import load_plan
     from ppcmi_fast.experiments.records import collect, read_records, write_records
-    from ppcmi_fast.experiments.tables import variants_of, write_page
+    from ppcmi_fast.experiments.tables import variants_of
 
-    kept, figures = docs / "results" / "experiments", docs / "figures"
+    figures = docs / "figures"
     for name in names or []:
         path = _file(name)
-        record, runs = kept / f"{path.stem}.json", out / path.stem
+        record, runs = _record(docs, path), out / path.stem
         before = read_records(record)["runs"] if record.is_file() else []
         result = collect(path.stem, load_plan(path), runs, before, typer.echo)
         write_records(record, result)
@@ -105,5 +105,46 @@ def table(
             classes = first.records[0]["dataset"]["classes"]
             draw_rows(example, classes, figures / f"experiment_{path.stem}_rows.png")
         typer.echo(f"kept {record}")
-    write_page(kept, docs / "experiments_results.md")
-    typer.echo(f"wrote {docs / 'experiments_results.md'}")
+    _write_page(docs)
+
+
+@app.command()
+def compare(
+    name: Annotated[str, typer.Argument(metavar="NAME|FILE")],
+    out: OUT = DEFAULT_OUT,
+    docs: DOCS = DEFAULT_DOCS,
+) -> None:
+    """Compare baselines that any finished run has trained anew with what is kept of them, and note it on the page."""
+    from ppcmi_fast.experiments.plan import load_plan
+    from ppcmi_fast.experiments.records import read_records, write_records
+    from ppcmi_fast.experiments.repeats import compare_repeats
+
+    path = _file(name)
+    plan, record = load_plan(path), _record(docs, path)
+    result = read_records(record)
+    found = compare_repeats(plan, result["runs"], out)
+    if not found:
+        raise RunError(
+            f"{out}: expected a finished run with a baseline of {path.stem} that was trained anew, found none;"
+            f" run a piece of it elsewhere: ppcmi experiment run {path.stem} --only VARIANT --out FOLDER"
+        )
+    for line in found:
+        typer.echo(line)
+    write_records(record, result)
+    _write_page(docs)
+
+
+def _record(docs: Path, path: Path) -> Path:
+    return _kept(docs) / f"{path.stem}.json"
+
+
+def _kept(docs: Path) -> Path:
+    return docs / "results" / "experiments"
+
+
+def _write_page(docs: Path) -> None:
+    from ppcmi_fast.experiments.tables import write_page
+
+    page = docs / "experiments_results.md"
+    write_page(_kept(docs), page)
+    typer.echo(f"wrote {page}")

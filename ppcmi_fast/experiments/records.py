@@ -20,7 +20,8 @@ MEASURES = ("dice", "iou", "hd95")
 SCHEMA = 2
 # Fewer would make ties, and ties another test.
 DECIMALS = 7
-_SOMEWHERE = Path("data")
+# Records do not say where the images lay.
+SOMEWHERE = Path("data")
 
 
 def subject_scores(rows: Sequence[ScoreRow]) -> list[list[Any]]:
@@ -86,7 +87,7 @@ def _method(entry: dict[str, Any], rows: Sequence[ScoreRow]) -> dict[str, Any]:
 
 def _settings_of(record: dict[str, Any]) -> RunConfig | None:
     """Of a kept record, what was not there yet as it was done then; None where this version does not take them."""
-    known = {**record["settings"], "data": str(_SOMEWHERE)}
+    known = {**record["settings"], "data": str(SOMEWHERE)}
     try:
         return RunConfig.build(with_before(known))
     except ConfigError:
@@ -125,7 +126,7 @@ def _finished(
                 )
             if reason:
                 serving = ", ".join(
-                    name for name in run.config.baselines.methods if _serves(record, name, run)
+                    name for name in run.config.baselines.methods if serves(record, name, run)
                 )
                 use = f"good for {serving} alone" if serving else "left aside"
                 tell(f"{use}: {run.variant}, seed {run.seed}, {reason}")
@@ -169,11 +170,11 @@ def _brought_together(
 
 def _has(record: dict[str, Any], method: str, run: PlannedRun, subjects: list[list[Any]]) -> bool:
     """Whether a record has a baseline as a run would train it, of these held-out subjects."""
-    served = _serves(record, method, run)
+    served = serves(record, method, run)
     return served and [row[:3] for row in record["methods"][method]["scores"]] == subjects
 
 
-def _serves(record: dict[str, Any], method: str, run: PlannedRun) -> bool:
+def serves(record: dict[str, Any], method: str, run: PlannedRun) -> bool:
     """Whether a baseline of a record is trained as a run would train it."""
     before, facts = _settings_of(record), record["methods"].get(method)
     return (
@@ -201,7 +202,7 @@ def collect(
     Raises:
         RunError: there are none.
     """
-    everything = planned_runs(plan, _SOMEWHERE)
+    everything = planned_runs(plan, SOMEWHERE)
     planned = {(run.variant, run.seed): run for run in everything if not run.hidden}
     finished = _finished(everything, out, tell)
     records = {key: record for key, record in finished.items() if key in planned}

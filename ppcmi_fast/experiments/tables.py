@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from ppcmi_fast.experiments.records import MEASURES, OURS, read_records
+from ppcmi_fast.experiments.repeats import repeats_of
 from ppcmi_fast.experiments.statistics import Difference, Floats, Held, differences
 from ppcmi_fast.federation.calibration import RULE, RULE_OF_SUMS
 from ppcmi_fast.federation.sections import UNET_METHODS
@@ -360,6 +361,7 @@ def section(result: dict[str, Any]) -> str:
         *_kept_by_codes(variants),
         *_chosen_rates(result),
         *_given_rates(result),
+        *repeats_of(result),
         *_other_thresholds(result),
         *_late(variants),
     ]

@@ -1,0 +1,116 @@
+"""Whether what a record says comes out again: baselines trained anew are compared with it, subject by subject.
+
+Ours is not among them: every run of it draws other keys, and with them other first weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ppcmi_fast.errors import RunError
+from ppcmi_fast.experiments.plan import Plan, PlannedRun, planned_runs
+from ppcmi_fast.experiments.records import DECIMALS, MEASURES, OURS, SOMEWHERE, record_of, serves
+from ppcmi_fast.experiments.reuse import finished_runs
+from ppcmi_fast.experiments.statistics import Held
+from ppcmi_fast.report.runfolder import method_title
+
+REPEATED = "repeated"
+_DICE = MEASURES.index("dice")
+_SCORES = 3
+
+
+def largest_difference(kept: Sequence[Sequence[Any]], again: Sequence[Sequence[Any]]) -> float:
+    """Of a subject's Dice of one class.
+
+    Args:
+        kept: [site, subject, images, means of each measure by class], a row a subject.
+        again: the same of other networks.
+
+    Raises:
+        RunError: not of the same held-out images.
+    """
+    if [row[:_SCORES] for row in kept] != [row[:_SCORES] for row in again]:
+        raise RunError("expected scores of the record's held-out images, got others; is it the same data?")
+    one, two = (np.array([row[_SCORES + _DICE] for row in rows], dtype=np.float64) for rows in (kept, again))
+    return float(np.abs(one - two).max())
+
+
+def compare_repeats(plan: Plan, runs: Sequence[dict[str, Any]], out: Path) -> list[str]:
+    """Note with every baseline of an experiment's records what other trainings of it came to.
+
+    Args:
+        plan: of the experiment.
+        runs: its records; those of baselines that were trained anew get entries beside those that they have.
+        out: folder of experiments, in any of which it may have been trained.
+
+    Returns:
+        A line for each that was compared.
+
+    Raises:
+        RunError: a repetition is of other held-out images.
+    """
+    planned = {(run.variant, run.seed): run for run in planned_runs(plan, SOMEWHERE)}
+    again = [record_of(run.folder, run.folder.parent.name, run.config.seed) for run in finished_runs(out)]
+    lines: dict[str, None] = {}
+    for record in runs:
+        run = planned[record["variant"], record["seed"]]
+        for name, facts in record["methods"].items():
+            others = [r for r in again if _repeats(r, name, run, record)]
+            if others:
+                known = {entry["seconds"]: entry for entry in facts.get(REPEATED, [])}
+                for other in others:
+                    entry = _entry(facts, other["methods"][name]) | {"environment": other["environment"]}
+                    known[entry["seconds"]] = entry
+                    lines[f"{name}, seed {run.seed}: {_difference(entry)}"] = None
+                facts[REPEATED] = list(known.values())
+    return list(lines)
+
+
+def _repeats(again: dict[str, Any], method: str, run: PlannedRun, record: dict[str, Any]) -> bool:
+    """Whether a finished run has trained this anew: what was taken over has the seconds of its training as well."""
+    return (
+        not method.startswith(OURS)
+        and again["dataset"]["name"] == record["dataset"]["name"]
+        and serves(again, method, run)
+        and again["methods"][method]["seconds"] != record["methods"][method]["seconds"]
+    )
+
+
+def _entry(facts: dict[str, Any], again: dict[str, Any]) -> dict[str, Any]:
+    rows = again["scores"]
+    dice = np.array([row[_SCORES + _DICE] for row in rows], dtype=np.float64).mean(1)
+    mean = Held.of({0: rows}).mean(dice[:, None])[0]
+    return {
+        "seconds": again["seconds"],
+        "dice": round(float(mean), DECIMALS),
+        "largest_difference": largest_difference(facts["scores"], rows),
+    }
+
+
+def _difference(entry: dict[str, Any]) -> str:
+    gap = entry["largest_difference"]
+    return f"Dice {entry['dice']:.3f}, a subject's differs by up to {gap:.4f}" if gap else "the same"
+
+
+def repeats_of(result: dict[str, Any]) -> list[str]:
+    """What the page says of them, by method; nothing where nothing was trained anew."""
+    same: dict[str, dict[int, None]] = {}
+    other: dict[str, None] = {}
+    for record in result["runs"]:
+        for name, facts in record["methods"].items():
+            entries = facts.get(REPEATED, [])
+            changed = [f"{entry['dice']:.3f}" for entry in entries if entry["largest_difference"]]
+            if changed:
+                other[f"{method_title(name)} (seed {record['seed']}) {', '.join(changed)}"] = None
+            elif entries:
+                same.setdefault(name, {})[record["seed"]] = None
+    listed = [f"{method_title(name)} (seed {', '.join(map(str, seeds))})" for name, seeds in same.items()]
+    parts = [f"the same Dice of every held-out subject: {'; '.join(listed)}"] if same else []
+    parts += [f"another Dice: {'; '.join(other)}"] if other else []
+    if not parts:
+        return []
+    return [f"Trained anew, as `ppcmi experiment compare` found, {'. And '.join(parts)}.", ""]
