@@ -21,6 +21,12 @@ QUESTIONS = {
         " weighted differently before (the two numbers); each site mixes by a Haar matrix of its own. The pair of 0.7"
         " and 1.75 is the default of `mask_weights`: a pair that suits every run, of several that do.",
     ),
+    "thresholds": (
+        "Thresholds, also for the U-Nets",
+        "In the comparisons ours answers at thresholds that sites choose on their validation images, the U-Nets by"
+        " their likeliest class. Here sites choose thresholds for these as well, by the same rule; points are the"
+        " difference from the line above.",
+    ),
     "refinement": (
         "Refinement at the site",
         "A small convolutional network at the site sees the image and the server's answer and changes the answer. It is"

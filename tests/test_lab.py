@@ -14,11 +14,14 @@ import mask_weights
 import pytest
 import refinement
 import restored
+import thresholds
 import torch
 from tiny_runs import tiny_config
 
 from ppcmi_fast.codec import LinearMaskCodec
 from ppcmi_fast.data.phantom import write_phantom
+from ppcmi_fast.federation.calibration import THRESHOLDS
+from ppcmi_fast.federation.evaluate import class_maps
 from ppcmi_fast.federation.run import federate
 
 
@@ -38,7 +41,19 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_phantom("cardiac", folder / "data", size=32, subjects=8)
     out = folder / "name" / "ours" / "seed-0"
     federate(
-        tiny_config(folder / "data", {"tuning.rounds": 1, "tuning.local_steps": 1, "calibrate": False}), out
+        tiny_config(
+            folder / "data",
+            {
+                "tuning.rounds": 1,
+                "tuning.local_steps": 1,
+                "calibrate": False,
+                "baselines.methods": thresholds.U_NETS,
+                "baselines.images": 32,
+                "baselines.batch": 4,
+                "baselines.rounds": 2,
+            },
+        ),
+        out,
     )
     return out
 
@@ -172,3 +187,24 @@ def test_a_row_says_by_how_much() -> None:
         "p": 0.0001,
     }
     assert make.row("r", "m", entry) == "| r | m | 0.860 | 0.850 | +0.0 | -0.5 .. 0.4 | < 0.001 | 1.5 |"
+
+
+def test_networks_answer_as_they_did_when_their_run_was_finished(run: Path, results: Path) -> None:
+    assert restored.command(thresholds.measure, "thresholds", "", arguments=[str(run)]) == 0
+    found = json.loads((results / "thresholds.json").read_text())
+    entries = found["name/ours, seed 0"]["methods"]
+    before = json.loads((run / "metrics.json").read_text())["methods"]
+    methods = ("ppcmi", *thresholds.U_NETS)
+    assert len(entries) == 2 * len(methods)
+    for name, (plain, chosen) in zip(methods, zip(*[iter(entries.values())] * 2, strict=True), strict=True):
+        assert plain["dice"] == before[name]["dice"]["mean"] and "points" not in plain
+        assert chosen["points"] == pytest.approx(100 * (chosen["dice"] - plain["dice"]))
+    page = make.page({"thresholds": found})
+    assert "| name/ours, seed 0, 32 x 32 | U-Net, all data pooled, thresholds |" in page
+
+
+def test_weighed_scores_stand_for_the_classes_at_a_threshold() -> None:
+    scores = torch.randn(2, 3, 16, 16).softmax(1)
+    for threshold in THRESHOLDS:
+        maps = thresholds.at_threshold(scores, threshold).argmax(1)
+        assert torch.equal(maps, class_maps(scores, threshold))

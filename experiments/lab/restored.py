@@ -32,6 +32,7 @@ RESULTS = Path(__file__).resolve().parents[2] / "docs" / "results" / "lab"
 class RestoredRun:
     """Its parts; sites' thresholds are left out, so that all that is compared takes the likeliest class."""
 
+    folder: Path
     config: RunConfig
     classes: int
     root: Path
@@ -72,7 +73,7 @@ class RestoredRun:
         if config.tuning.rounds:
             run.tune(federation)
         federation.mapper.eval()
-        return cls(config, dataset.classes, dataset.root, dataset.spacing_known, federation, run.data)
+        return cls(folder, config, dataset.classes, dataset.root, dataset.spacing_known, federation, run.data)
 
     def ask(self, participant: Participant, images: Tensor) -> Tensor:
         """The server's answers to a site, class scores [N, classes, H, W]."""

@@ -1,0 +1,101 @@
+"""What are the thresholds worth that sites choose, to ours and to the U-Nets that it is compared with?
+
+    python experiments/lab/thresholds.py runs/experiments/learning_rates/pooled/seed-0
+
+It takes a finished run. Every site chooses on its own validation images how likely a class must be against the
+background, for the U-Nets by the rule that it has for ours. Nothing is trained, and weights stay those of the best
+validation by likeliest classes.
+"""
+
+from __future__ import annotations
+
+import sys
+from functools import partial
+from typing import Any
+
+import torch
+from restored import RestoredRun, command
+from torch import Tensor, nn
+
+from ppcmi_fast.baselines.architectures import make_network
+from ppcmi_fast.federation.calibration import choose_threshold
+from ppcmi_fast.federation.evaluate import image_dice
+from ppcmi_fast.federation.runfolder import load_module
+from ppcmi_fast.report.runfolder import method_title
+
+OURS = "ppcmi"
+AVERAGED = ("fedavg", "fedprox")
+U_NETS = ("unet_centralised", "unet_local", *AVERAGED)
+Scores = dict[str, Tensor]
+
+
+def networks(run: RestoredRun, method: str) -> dict[str, nn.Module]:
+    """The trained network of every site, by site."""
+    nets = {
+        site: make_network(run.config.baselines.architecture, run.classes, run.config.seed)
+        for site in run.sites
+    }
+    folder = run.folder / "baselines"
+    if method in AVERAGED:
+        load_module(folder / f"{method}.safetensors", nn.ModuleList(nets.values()))
+    for site, net in nets.items():
+        if method not in AVERAGED:
+            own = f"{method}.{site}" if method == "unet_local" else method
+            load_module(folder / f"{own}.safetensors", net)
+    return nets
+
+
+def probabilities(net: nn.Module, images: Tensor) -> Tensor:
+    """Of classes, float [N, classes, H, W]."""
+    with torch.no_grad():
+        return torch.cat([net(chunk).softmax(1) for chunk in images.split(32)])
+
+
+def at_threshold(scores: Tensor, threshold: float) -> Tensor:
+    """Scores whose likeliest class is what `scores` stand for at the threshold."""
+    weighed = scores.clone()
+    weighed[:, 0] *= threshold / (1 - threshold)
+    return weighed
+
+
+def at_chosen_thresholds(run: RestoredRun, found: dict[str, Scores]) -> dict[str, Scores]:
+    """The same at the threshold that each site chooses, by part and site."""
+    chosen = {
+        site: choose_threshold(scores, partial(image_dice, data=run.sites[site]["val"], classes=run.classes))
+        for site, scores in found["val"].items()
+    }
+    return {
+        part: {site: at_threshold(scores, chosen[site]) for site, scores in by_site.items()}
+        for part, by_site in found.items()
+    }
+
+
+def likelihoods(run: RestoredRun, method: str) -> dict[str, Scores]:
+    """Class scores of every site's validation and test images, by part and site."""
+    if method == OURS:
+        return {part: run.answers(part) for part in ("val", "test")}
+    nets = networks(run, method)
+    return {
+        part: {site: probabilities(net, run.sites[site][part].images) for site, net in nets.items()}
+        for part in ("val", "test")
+    }
+
+
+def measure(run: RestoredRun) -> dict[str, Any]:
+    """Dice of each method's likeliest classes, and at thresholds."""
+    entries: dict[str, Any] = {}
+    for method in (OURS, *(name for name in U_NETS if name in run.config.baselines.methods)):
+        plain = likelihoods(run, method)
+        title = method_title(method)
+        answers = {
+            f"{title}, likeliest class": plain,
+            f"{title}, thresholds": at_chosen_thresholds(run, plain),
+        }
+        compared = run.compared({name: found["test"] for name, found in answers.items()}, next(iter(answers)))
+        for name, entry in compared.items():
+            entries[name] = entry | {"validation": run.validation(answers[name]["val"]), "seconds": 0.0}
+    return entries
+
+
+if __name__ == "__main__":
+    sys.exit(command(measure, __file__, __doc__))
