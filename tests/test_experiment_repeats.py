@@ -71,15 +71,17 @@ def test_other_scores_are_told_and_added_to_those_of_before(tmp_path: Path) -> N
     assert text in tables.page([collect("name", made, tmp_path / "none", runs, quiet)])
 
 
-@pytest.mark.parametrize("reason", ["taken over", "other settings", "other data"])
+@pytest.mark.parametrize("reason", ["taken over", "other settings", "other plan", "other data"])
 def test_what_is_no_repetition_is_left_aside(tmp_path: Path, reason: str) -> None:
-    made = in_pieces()
+    made, faster = in_pieces(), in_pieces(**{"baselines.learning_rate": 0.003})
     runs = kept_runs(made, tmp_path)
-    other = in_pieces(**{"baselines.rounds": 3}) if reason == "other settings" else made
-    train_again(other, tmp_path / "new", 0.0, seconds=60.0 if reason == "taken over" else 70.0)
+    trained = faster if reason in ("other settings", "other plan") else made
+    train_again(trained, tmp_path / "new", 0.0, seconds=60.0 if reason == "taken over" else 70.0)
     if reason == "other data":
         runs[0]["dataset"]["name"] = "another"
-    assert compare_repeats(made, runs, tmp_path / "new") == []
+    # A kept record of before the plan was changed is none of the plan.
+    planned = faster if reason == "other plan" else made
+    assert compare_repeats(planned, runs, tmp_path / "new") == []
     assert REPEATED not in runs[0]["methods"][ALONE]
 
 
