@@ -34,9 +34,9 @@ of a signed-rank test over subjects, after Holm (– where there are fewer than 
 and those that the same test does not tell from it at 5 %; where too few subjects are held out for it to find
 anything, those whose difference's interval holds 0. Ours answers at thresholds that sites choose on their
 validation images, leaving 1/2 only as far as those differ by more than a standard error; the others answer with
-the likeliest class. *Sent in training* counts what sites and server exchange to train; *an image* is a query
-and its reply; minutes are of training, all sites together in one process, on machines that did other things as
-well.
+the likeliest class ([what thresholds would give them](lab.md)). *Sent in training* counts what sites and server
+exchange to train; *an image* is a query and its reply; minutes are of training, all sites together in one
+process, on machines that did other things as well.
 """
 
 
