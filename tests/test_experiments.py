@@ -483,6 +483,40 @@ def test_what_a_baseline_chose_serves_where_it_is_given(tmp_path: Path) -> None:
     assert "fedavg" in metrics["seconds"] and not any("@" in name for name in metrics["seconds"])
 
 
+def test_of_more_rates_only_the_new_ones_are_tried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    methods, chosen = ["fedavg", "unet_local"], 0.0005
+
+    def made(out: str, **settings: Any) -> tuple[dict[str, Any], str]:
+        lines: list[str] = []
+        changed = {f"baselines.{name}": value for name, value in settings.items()}
+        made = plan(settings=TINY | {"baselines.methods": methods, "baselines.images": 32} | changed)
+        assert run_experiment(made, tmp_path / "out" / out, tell=lines.append)
+        folder = tmp_path / "out" / out / "one" / "seed-0"
+        (taken,) = [line for line in lines if "taken" in line] or [""]
+        return RunFolder(folder).stages(), taken
+
+    monkeypatch.setattr("ppcmi_fast.baselines._best_rate", lambda *_: 0.001)
+    few, _ = made("few", learning_rates=[0.001])
+    monkeypatch.setattr("ppcmi_fast.baselines._best_rate", lambda *_: chosen)
+    more, taken = made("more", learning_rates=[0.001, 0.0005])
+    assert taken == "  taken over: ours, fedavg in part, unet_local in part"
+    tried = {stage.split("@")[0] for stage in few if "@" in stage}
+    assert len(tried) == 3
+    for name in tried:
+        assert more[f"{name}@0.001"] == few[f"{name}@0.001"] and f"{name}@0.0005" in more
+        # What is known at a rate that is not chosen does no harm.
+        assert more[f"{name}=0.001"] == few[f"{name}=0.001"] and f"{name}={chosen:g}" in more
+    given, taken = made("given", learning_rate=chosen)
+    assert taken == "  taken over: ours, fedavg, unet_local"
+    assert given["fedavg"] == more[f"fedavg={chosen:g}"]
+    assert not any(mark in name for name in given for mark in "@=")
+    files = (
+        tmp_path / "out" / out / "one" / "seed-0" / "baselines" / f"{name}.safetensors"
+        for out, name in (("more", f"fedavg={chosen:g}"), ("given", "fedavg"))
+    )
+    assert next(files).read_bytes() == next(files).read_bytes()
+
+
 def test_the_command_runs_lists_and_tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     call = CliRunner().invoke

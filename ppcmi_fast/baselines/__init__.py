@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from ppcmi_fast.baselines.base import Outcome, SiteData, Workbench
+from ppcmi_fast.baselines.base import CHOSEN, TRIED, Outcome, SiteData, Workbench
 from ppcmi_fast.baselines.federated import fedavg, fedbn, fedprox
 from ppcmi_fast.baselines.published import PROFILES, method
 from ppcmi_fast.baselines.split import split_learning
@@ -44,7 +44,7 @@ def run_method(name: str, bench: Workbench, rates: Sequence[float] = ()) -> Outc
                     bench,
                     images=bench.images // TRIAL_SHARE,
                     learning_rate=rate,
-                    suffix=f"@{rate:g}",
+                    suffix=f"{TRIED}{rate:g}",
                     rounds=max(1, bench.rounds // TRIAL_SHARE),
                 )
             ),
@@ -53,7 +53,8 @@ def run_method(name: str, bench: Workbench, rates: Sequence[float] = ()) -> Outc
         for rate in rates
     ]
     rate = _best_rate(trials, bench.learning_rate)
-    outcome = train(replace(bench, learning_rate=rate))
+    suffix = f"{CHOSEN}{rate:g}" if trials else ""
+    outcome = train(replace(bench, learning_rate=rate, suffix=suffix))
     rate = outcome.learning_rate or rate
     return replace(outcome, learning_rate=rate, trial_images=sum(trial.images_seen for trial in trials))
 

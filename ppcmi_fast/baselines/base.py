@@ -17,6 +17,8 @@ from ppcmi_fast.metrics import dice_scores
 from ppcmi_fast.training import FitSettings, FitState, divide_work
 
 VALIDATIONS = 12
+# Between the name of a stage and its learning rate: of a trial, and of the training at one of several that were tried.
+TRIED, CHOSEN = "@", "="
 
 Progress = Callable[[int, dict[str, float]], None]
 
@@ -67,7 +69,7 @@ class Workbench:
         architecture: of the networks, see `architectures.make_network`.
         published_width: fraction of the published profile's channels.
         device: where the networks are trained.
-        suffix: of the stages' names, for trials beside the real training.
+        suffix: of the stages' names, by which trials and what was chosen are told from a training at a given rate.
     """
 
     sites: Mapping[str, SiteData]

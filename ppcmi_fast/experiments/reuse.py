@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from ppcmi_fast.baselines.base import CHOSEN, TRIED
 from ppcmi_fast.errors import ConfigError, RunError
 from ppcmi_fast.federation.codecs import latent_noise
 from ppcmi_fast.federation.config import STAGES_FILE, RunConfig, is_whole
@@ -40,6 +42,7 @@ TRAINED_WITH = "trained_with"
 # What changes answers and scores, but not what was trained.
 EVALUATION = ("calibrate", "baselines", "measures", "threads", "device")
 RATES = ("learning_rate", "method_rates", "learning_rates")
+_STAGE = re.compile(rf"(?P<name>.+?)((?P<mark>[{TRIED}{CHOSEN}])(?P<rate>[\d.e+-]+))?")
 # What decides the images that a baseline sees, and in which part they are.
 DATA = ("data", "size", "classes", "seed", "reading", "late_sites")
 # And what decides how many images ours saw.
@@ -86,6 +89,12 @@ def same_baseline(before: RunConfig, now: RunConfig, method: str, rate: float | 
     one, two = baseline_training(before, method), baseline_training(now, method)
     if before.baselines.learning_rates and not now.baselines.learning_rates and method in UNET_METHODS:
         one["rates"] = (rate,)
+    return one == two
+
+
+def same_but_for_rates(before: RunConfig, now: RunConfig, method: str) -> bool:
+    """Whether trainings of a baseline at one rate are the same under these settings."""
+    one, two = ({**baseline_training(config, method), "rates": ()} for config in (before, now))
     return one == two
 
 
@@ -153,11 +162,8 @@ def begin_with_known(config: RunConfig, target: Path, out: Path, networks: Path 
     if ours is None:
         wanted, left = ("codec",), shutil.ignore_patterns(*AFTER_CODECS_FILES)
         ours = _first(runs, lambda run: codec_training(run.trained) == codec_training(config))
-    baselines = {
-        method: source
-        for method in config.baselines.methods
-        if (source := _first(runs, partial(_has, method=method, config=config))) is not None
-    }
+    sources = {method: _sources(runs, method, config) for method in config.baselines.methods}
+    baselines = {method: found for method, found in sources.items() if found}
     if ours is None and not baselines:
         return []
     folder = RunFolder.open(target, config, resume=target.exists(), overwrite=False)
@@ -169,13 +175,15 @@ def begin_with_known(config: RunConfig, target: Path, out: Path, networks: Path 
         stages = {name: found[name] for name in wanted if name in found}
         if networks is not None:
             stages["mapper"][TRAINED_WITH] = _other_settings(networks, config)
-    for method, source in baselines.items():
-        stages |= _copy_baseline(method, source, target, trials=bool(config.baselines.learning_rates))
-    shutil.copyfile((ours or next(iter(baselines.values()))) / "split.json", target / "split.json")
+    for method, found in baselines.items():
+        for source in reversed(found):
+            stages |= _copy_baseline(method, source, target, _rates_to_try(config, method))
+    shutil.copyfile((ours or next(iter(baselines.values()))[0].folder) / "split.json", target / "split.json")
     # Last, because what it names must be there.
     write_json(folder.root / STAGES_FILE, stages)
     first = [] if ours is None else ["ours" if wanted == OUR_STAGES else "our codecs"]
-    return [*first, *baselines]
+    whole = {method for method, found in baselines.items() if _has(found[0], method, config)}
+    return [*first, *(method if method in whole else f"{method} in part" for method in baselines)]
 
 
 def check_finished(networks: Path) -> None:
@@ -191,26 +199,59 @@ def _other_settings(networks: Path, config: RunConfig) -> dict[str, Any]:
     return {name: value for name, value in before.items() if now[name] != value}
 
 
+def _rates_to_try(config: RunConfig, method: str) -> Sequence[float]:
+    # The published profiles have their own rate.
+    return config.baselines.learning_rates if method in UNET_METHODS else ()
+
+
+def _sources(runs: Sequence[FinishedRun], method: str, config: RunConfig) -> list[FinishedRun]:
+    """The run to take a baseline from; where rates are tried and none has tried them all, what has some of it."""
+    whole = [run for run in runs if _has(run, method, config)]
+    if whole or not _rates_to_try(config, method):
+        return whole[:1]
+    return [
+        run
+        for run in runs
+        if method in run.config.baselines.methods and same_but_for_rates(run.config, config, method)
+    ]
+
+
 def _has(run: FinishedRun, method: str, config: RunConfig) -> bool:
     if method not in run.config.baselines.methods:
         return False
     return same_baseline(run.config, config, method, run.rates.get(method))
 
 
-def _copy_baseline(method: str, source: Path, target: Path, *, trials: bool) -> dict[str, Any]:
-    """Copy one method's networks, those that were tried among them or not; their entries of stages.json."""
-    (target / "baselines").mkdir(exist_ok=True)
-    stages = {
-        name: entry
-        for name, entry in read_json(source / STAGES_FILE).items()
-        if _method_of(name) == method and (trials or "@" not in name)
-    }
-    for name in stages:
-        file = f"{name}.safetensors"
-        shutil.copyfile(source / "baselines" / file, target / "baselines" / file)
+def _copy_baseline(method: str, source: FinishedRun, target: Path, rates: Sequence[float]) -> dict[str, Any]:
+    """Copy one method's networks at the rates to be tried, or without any the chosen ones; their stages."""
+    ours, theirs = target / "baselines", source.folder / "baselines"
+    ours.mkdir(exist_ok=True)
+    stages = {}
+    for name, entry in read_json(source.folder / STAGES_FILE).items():
+        wanted = _stage_at(name, source.rates.get(method), rates) if _method_of(name) == method else None
+        if wanted is not None:
+            shutil.copyfile(theirs / f"{name}.safetensors", ours / f"{wanted}.safetensors")
+            stages[wanted] = entry
     return stages
 
 
 def _method_of(stage: str) -> str:
     """Of stages such as "unet_local.SITE" and "fedavg@0.001"."""
-    return stage.split("@")[0].split(".")[0]
+    return re.split(rf"[.{TRIED}{CHOSEN}]", stage)[0]
+
+
+def _stage_at(stage: str, rate: float | None, rates: Sequence[float]) -> str | None:
+    """What a stage of a finished run is called where these rates are tried; None where it is of no use.
+
+    Args:
+        stage: such as "unet_local.SITE", "fedavg@0.001" and "fedavg=0.001".
+        rate: that the method was given or chose in that run.
+        rates: to be tried; without any only the training at that rate is of use.
+    """
+    parts = _STAGE.fullmatch(stage)
+    assert parts is not None
+    name, mark = parts["name"], parts["mark"] or CHOSEN
+    at = float(parts["rate"]) if parts["rate"] else rate
+    if not rates:
+        return name if mark == CHOSEN and at == rate else None
+    return f"{name}{mark}{at:g}" if at in rates else None
