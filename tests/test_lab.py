@@ -189,16 +189,23 @@ def test_a_row_says_by_how_much() -> None:
     assert make.row("r", "m", entry) == "| r | m | 0.860 | 0.850 | +0.0 | -0.5 .. 0.4 | < 0.001 | 1.5 |"
 
 
-def test_networks_answer_as_they_did_when_their_run_was_finished(run: Path, results: Path) -> None:
-    assert restored.command(thresholds.measure, "thresholds", "", arguments=[str(run)]) == 0
+@pytest.mark.parametrize("chosen", ["", "=0.002"])
+def test_networks_answer_as_they_did_when_their_run_was_finished(
+    run: Path, tmp_path: Path, results: Path, chosen: str
+) -> None:
+    folder = tmp_path / "name" / "ours" / "seed-0"
+    shutil.copytree(run, folder)
+    for file in (folder / "baselines").iterdir():
+        file.rename(file.with_name(f"{file.stem}{chosen}{file.suffix}"))
+    assert restored.command(thresholds.measure, "thresholds", "", arguments=[str(folder)]) == 0
     found = json.loads((results / "thresholds.json").read_text())
     entries = found["name/ours, seed 0"]["methods"]
     before = json.loads((run / "metrics.json").read_text())["methods"]
     methods = ("ppcmi", *thresholds.U_NETS)
     assert len(entries) == 2 * len(methods)
-    for name, (plain, chosen) in zip(methods, zip(*[iter(entries.values())] * 2, strict=True), strict=True):
+    for name, (plain, moved) in zip(methods, zip(*[iter(entries.values())] * 2, strict=True), strict=True):
         assert plain["dice"] == before[name]["dice"]["mean"] and "points" not in plain
-        assert chosen["points"] == pytest.approx(100 * (chosen["dice"] - plain["dice"]))
+        assert moved["points"] == pytest.approx(100 * (moved["dice"] - plain["dice"]))
     page = make.page({"thresholds": found})
     assert "| name/ours, seed 0, 32 x 32 | U-Net, all data pooled, thresholds |" in page
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import sys
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,9 +19,10 @@ from restored import RestoredRun, command
 from torch import Tensor, nn
 
 from ppcmi_fast.baselines.architectures import make_network
+from ppcmi_fast.baselines.base import CHOSEN
 from ppcmi_fast.federation.calibration import choose_threshold
 from ppcmi_fast.federation.evaluate import image_dice
-from ppcmi_fast.federation.runfolder import load_module
+from ppcmi_fast.federation.runfolder import load_module, read_json
 from ppcmi_fast.report.runfolder import method_title
 
 OURS = "ppcmi"
@@ -35,14 +37,20 @@ def networks(run: RestoredRun, method: str) -> dict[str, nn.Module]:
         site: make_network(run.config.baselines.architecture, run.classes, run.config.seed)
         for site in run.sites
     }
-    folder = run.folder / "baselines"
     if method in AVERAGED:
-        load_module(folder / f"{method}.safetensors", nn.ModuleList(nets.values()))
+        load_module(weights_of(run, method, method), nn.ModuleList(nets.values()))
     for site, net in nets.items():
         if method not in AVERAGED:
-            own = f"{method}.{site}" if method == "unet_local" else method
-            load_module(folder / f"{own}.safetensors", net)
+            stage = f"{method}.{site}" if method == "unet_local" else method
+            load_module(weights_of(run, method, stage), net)
     return nets
+
+
+def weights_of(run: RestoredRun, method: str, stage: str) -> Path:
+    """File of a stage, which has a rate in its name where several were tried."""
+    rate = read_json(run.folder / "metrics.json")["methods"][method]["learning_rate"]
+    chosen = run.folder / "baselines" / f"{stage}{CHOSEN}{rate:g}.safetensors"
+    return chosen if chosen.is_file() else chosen.with_name(f"{stage}.safetensors")
 
 
 def probabilities(net: nn.Module, images: Tensor) -> Tensor:
