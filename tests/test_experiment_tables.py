@@ -262,10 +262,13 @@ def test_records_of_before_stay_until_the_plan_changes(tmp_path: Path) -> None:
 
 
 def test_the_page_says_which_learning_rates_were_chosen(tmp_path: Path) -> None:
-    tried = {"baselines.methods": ["unet_centralised"], "baselines.learning_rates": [0.004, 0.0005]}
+    tried = {
+        "baselines.methods": ["unet_centralised", "published"],
+        "baselines.learning_rates": [0.004, 0.0005],
+    }
     two = plan(settings=TINY | tried, seeds=[0, 1])
     for seed in (0, 1):
-        write_run(two, tmp_path, {"ppcmi": 0.0, "unet_centralised": 0.1}, seed=seed)
+        write_run(two, tmp_path, {"ppcmi": 0.0, "unet_centralised": 0.1, "published": -0.1}, seed=seed)
     both = collect("name", two, tmp_path, [], quiet)
     for record, rate in zip(both["runs"], (0.004, 0.0005), strict=True):
         record["methods"]["unet_centralised"]["learning_rate"] = rate

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,8 +20,16 @@ from ppcmi_fast.training import FitSettings, FitState, divide_work
 VALIDATIONS = 12
 # Between the name of a stage and its learning rate: of a trial, and of the training at one of several that were tried.
 TRIED, CHOSEN = "@", "="
+_STAGE = re.compile(rf"(?P<name>.+?)((?P<mark>[{TRIED}{CHOSEN}])(?P<rate>[\d.e+-]+))?")
 
 Progress = Callable[[int, dict[str, float]], None]
+
+
+def split_stage(stage: str) -> tuple[str, str, float | None]:
+    """Name, mark and rate of a stage: of "fedavg@0.001" and of "unet_local.SITE", which has neither mark nor rate."""
+    parts = _STAGE.fullmatch(stage)
+    assert parts is not None
+    return parts["name"], parts["mark"] or "", float(parts["rate"]) if parts["rate"] else None
 
 
 @dataclass(frozen=True)

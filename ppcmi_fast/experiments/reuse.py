@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -10,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from ppcmi_fast.baselines.base import CHOSEN, TRIED
+from ppcmi_fast.baselines.base import CHOSEN, TRIED, split_stage
 from ppcmi_fast.errors import ConfigError, RunError
 from ppcmi_fast.federation.codecs import latent_noise
 from ppcmi_fast.federation.config import STAGES_FILE, RunConfig, is_whole
@@ -42,7 +41,6 @@ TRAINED_WITH = "trained_with"
 # What changes answers and scores, but not what was trained.
 EVALUATION = ("calibrate", "baselines", "measures", "threads", "device")
 RATES = ("learning_rate", "method_rates", "learning_rates")
-_STAGE = re.compile(rf"(?P<name>.+?)((?P<mark>[{TRIED}{CHOSEN}])(?P<rate>[\d.e+-]+))?")
 # What decides the images that a baseline sees, and in which part they are.
 DATA = ("data", "size", "classes", "seed", "reading", "late_sites")
 # And what decides how many images ours saw.
@@ -228,16 +226,12 @@ def _copy_baseline(method: str, source: FinishedRun, target: Path, rates: Sequen
     ours.mkdir(exist_ok=True)
     stages = {}
     for name, entry in read_json(source.folder / STAGES_FILE).items():
-        wanted = _stage_at(name, source.rates.get(method), rates) if _method_of(name) == method else None
+        own = split_stage(name)[0].split(".")[0] == method
+        wanted = _stage_at(name, source.rates.get(method), rates) if own else None
         if wanted is not None:
             shutil.copyfile(theirs / f"{name}.safetensors", ours / f"{wanted}.safetensors")
             stages[wanted] = entry
     return stages
-
-
-def _method_of(stage: str) -> str:
-    """Of stages such as "unet_local.SITE" and "fedavg@0.001"."""
-    return re.split(rf"[.{TRIED}{CHOSEN}]", stage)[0]
 
 
 def _stage_at(stage: str, rate: float | None, rates: Sequence[float]) -> str | None:
@@ -248,10 +242,8 @@ def _stage_at(stage: str, rate: float | None, rates: Sequence[float]) -> str | N
         rate: that the method was given or chose in that run.
         rates: to be tried; without any only the training at that rate is of use.
     """
-    parts = _STAGE.fullmatch(stage)
-    assert parts is not None
-    name, mark = parts["name"], parts["mark"] or CHOSEN
-    at = float(parts["rate"]) if parts["rate"] else rate
+    name, mark, at = split_stage(stage)
+    at = rate if at is None else at
     if not rates:
-        return name if mark == CHOSEN and at == rate else None
-    return f"{name}{mark}{at:g}" if at in rates else None
+        return name if mark != TRIED and at == rate else None
+    return f"{name}{mark or CHOSEN}{at:g}" if at in rates else None

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ppcmi_fast.baselines import Outcome
-from ppcmi_fast.baselines.base import count_parameters
+from ppcmi_fast.baselines.base import CHOSEN, count_parameters, split_stage
 from ppcmi_fast.data.arrays import Arrays
 from ppcmi_fast.data.records import Dataset
 from ppcmi_fast.environment import describe_environment
@@ -144,11 +144,19 @@ class Results:
             },
         }
         np.savez_compressed(self.folder.root / "examples.npz", **pick_examples(tests, maps, ours))
-        write_json(
-            self.folder.root / "history.json", {name: stage["history"] for name, stage in stages.items()}
-        )
+        write_json(self.folder.root / "history.json", _histories(stages, methods))
         write_scores(self.folder.root / "scores.csv", rows)
         return metrics
+
+
+def _histories(stages: Mapping[str, Any], methods: Mapping[str, Any]) -> dict[str, Any]:
+    """Curves of what answers, by stage: without trials and what was trained at rates that were not chosen."""
+    found = {}
+    for stage, entry in stages.items():
+        name, mark, rate = split_stage(stage)
+        if not mark or (mark == CHOSEN and rate == methods[name.split(".")[0]]["learning_rate"]):
+            found[name] = entry["history"]
+    return found
 
 
 def facts_of(outcome: Outcome) -> dict[str, Any]:
