@@ -16,7 +16,7 @@ from torch import nn
 
 from ppcmi_fast.baselines import METHODS, Outcome, SiteData, Workbench, federated, run_method, split
 from ppcmi_fast.baselines.architectures import ARCHITECTURES, make_network
-from ppcmi_fast.baselines.base import Progress
+from ppcmi_fast.baselines.base import Progress, split_stage
 from ppcmi_fast.baselines.federated import Rounds, average, norm_keys
 from ppcmi_fast.baselines.published import PROFILES
 from ppcmi_fast.baselines.split import cut, traffic, values_at_cuts
@@ -282,6 +282,21 @@ def test_of_rates_as_good_as_each_other_the_given_one_holds(
 
     monkeypatch.setitem(METHODS, "fedavg", train)
     assert run_method("fedavg", replace(bench, learning_rate=3e-3), rates).learning_rate == chosen
+
+
+@pytest.mark.parametrize(
+    ("stage", "parts"),
+    [
+        ("fedavg", ("fedavg", "", None)),
+        ("fedavg@0.001", ("fedavg", "@", 0.001)),
+        ("unet_local.a.b=1e-05", ("unet_local.a.b", "=", 1e-5)),
+        ("unet_local.scanner=2024-01", ("unet_local.scanner=2024-01", "", None)),
+        ("unet_local.x@e", ("unet_local.x@e", "", None)),
+        ("unet_local.x=y@0.004", ("unet_local.x=y", "@", 0.004)),
+    ],
+)
+def test_stages_are_split_into_name_and_rate(stage: str, parts: tuple[str, str, float | None]) -> None:
+    assert split_stage(stage) == parts
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)

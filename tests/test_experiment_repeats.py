@@ -17,8 +17,8 @@ from ppcmi_fast.cli import experiment
 from ppcmi_fast.errors import RunError
 from ppcmi_fast.experiments import tables
 from ppcmi_fast.experiments.plan import Plan, planned_runs
-from ppcmi_fast.experiments.records import collect, read_records, write_records
-from ppcmi_fast.experiments.repeats import REPEATED, compare_repeats
+from ppcmi_fast.experiments.records import REPEATED, collect, read_records, write_records
+from ppcmi_fast.experiments.repeats import compare_repeats
 
 ALONE = "unet_local"
 
@@ -52,6 +52,27 @@ def test_the_same_scores_are_called_the_same(tmp_path: Path) -> None:
     line = "Trained anew, as `ppcmi experiment compare` found, the same Dice of every held-out subject: U-Net, each"
     page = tables.page([collect("name", made, tmp_path / "none", runs, quiet)])
     assert f"{line} site alone (seed 0).\n" in page and "another Dice" not in page
+
+
+def test_a_table_keeps_what_is_known_of_repetitions_until_the_run_is_another(tmp_path: Path) -> None:
+    made = in_pieces()
+    runs = kept_runs(made, tmp_path)
+    train_again(made, tmp_path / "new", -0.1)
+    compare_repeats(made, runs, tmp_path / "new")
+    # The run is still there, and read again.
+    (again,) = collect("name", made, tmp_path / "old", runs, quiet)["runs"]
+    assert again["methods"][ALONE][REPEATED] == runs[0]["methods"][ALONE][REPEATED]
+    runs[0]["methods"][ALONE]["seconds"] = 50.0
+    (other,) = collect("name", made, tmp_path / "old", runs, quiet)["runs"]
+    assert REPEATED not in other["methods"][ALONE]
+
+
+def test_a_record_that_is_no_longer_planned_is_passed_over(tmp_path: Path) -> None:
+    made = in_pieces()
+    runs = kept_runs(made, tmp_path)
+    train_again(made, tmp_path / "new", -0.1)
+    runs.insert(0, runs[0] | {"variant": "gone"})
+    assert len(compare_repeats(made, runs, tmp_path / "new")) == 1
 
 
 def test_other_scores_are_told_and_added_to_those_of_before(tmp_path: Path) -> None:

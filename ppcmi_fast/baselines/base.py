@@ -20,7 +20,7 @@ from ppcmi_fast.training import FitSettings, FitState, divide_work
 VALIDATIONS = 12
 # Between the name of a stage and its learning rate: of a trial, and of the training at one of several that were tried.
 TRIED, CHOSEN = "@", "="
-_STAGE = re.compile(rf"(?P<name>.+?)((?P<mark>[{TRIED}{CHOSEN}])(?P<rate>[\d.e+-]+))?")
+_STAGE = re.compile(rf"(?P<name>.+?)((?P<mark>[{TRIED}{CHOSEN}])(?P<rate>\d+(\.\d+)?(e[+-]?\d+)?))?")
 
 Progress = Callable[[int, dict[str, float]], None]
 

@@ -18,6 +18,8 @@ from ppcmi_fast.report.runfolder import method_order
 OURS = "ppcmi"
 MEASURES = ("dice", "iou", "hd95")
 SCHEMA = 2
+# Of a method's facts: what other trainings of it came to, see `repeats`.
+REPEATED = "repeated"
 # Fewer would make ties, and ties another test.
 DECIMALS = 7
 # Records do not say where the images lay.
@@ -221,6 +223,8 @@ def collect(
             reasons.pop(key, None)
         elif record is not None and len(wanting) < len(run.config.baselines.methods):
             tell(f"not yet: {run.variant}, seed {run.seed}, which wants {', '.join(wanting)}")
+    for key, record in records.items():
+        _keep_repeats(record, before.get(key))
     for (variant, seed), reason in reasons.items():
         if reason:
             tell(f"dropped: {variant}, seed {seed}, {reason}")
@@ -237,6 +241,14 @@ def collect(
         "planned": [list(key) for key in planned],
         "runs": [records[key] for key in planned if key in records],
     }
+
+
+def _keep_repeats(record: dict[str, Any], before: dict[str, Any] | None) -> None:
+    """What was known of other trainings of a baseline stays, as long as its own is the same."""
+    for name, facts in record["methods"].items():
+        known = (before or {"methods": {}})["methods"].get(name, {})
+        if REPEATED in known and all(known[key] == facts[key] for key in ("seconds", "scores")):
+            facts.setdefault(REPEATED, known[REPEATED])
 
 
 def write_records(path: Path, result: dict[str, Any]) -> None:

@@ -13,12 +13,11 @@ import numpy as np
 
 from ppcmi_fast.errors import RunError
 from ppcmi_fast.experiments.plan import Plan, PlannedRun, planned_runs
-from ppcmi_fast.experiments.records import DECIMALS, MEASURES, OURS, SOMEWHERE, record_of, serves
+from ppcmi_fast.experiments.records import DECIMALS, MEASURES, OURS, REPEATED, SOMEWHERE, record_of, serves
 from ppcmi_fast.experiments.reuse import finished_runs
 from ppcmi_fast.experiments.statistics import Held
 from ppcmi_fast.report.runfolder import method_title
 
-REPEATED = "repeated"
 _DICE = MEASURES.index("dice")
 _SCORES = 3
 
@@ -54,10 +53,17 @@ def compare_repeats(plan: Plan, runs: Sequence[dict[str, Any]], out: Path) -> li
         RunError: a repetition is of other held-out images.
     """
     planned = {(run.variant, run.seed): run for run in planned_runs(plan, SOMEWHERE)}
-    again = [record_of(run.folder, run.folder.parent.name, run.config.seed) for run in finished_runs(out)]
+    seeds = {record["seed"] for record in runs}
+    again = [
+        record_of(run.folder, run.folder.parent.name, run.config.seed)
+        for run in finished_runs(out)
+        if run.config.seed in seeds and run.config.baselines.methods
+    ]
     lines: dict[str, None] = {}
     for record in runs:
-        run = planned[record["variant"], record["seed"]]
+        run = planned.get((record["variant"], record["seed"]))
+        if run is None:
+            continue
         for name, facts in record["methods"].items():
             others = [r for r in again if _repeats(r, name, run, record)]
             if others:

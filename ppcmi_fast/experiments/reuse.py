@@ -67,7 +67,8 @@ def baseline_training(config: RunConfig, method: str) -> dict[str, Any]:
     own = config.model_dump(include={*DATA}) | {"baselines": config.baselines.model_dump(exclude=others)}
     # The published profiles have their own rate.
     if method in UNET_METHODS:
-        own["rates"] = config.baselines.learning_rates or (config.baselines.rate_of(method),)
+        # Of rates as good as each other the given one is chosen.
+        own["rates"] = (*config.baselines.learning_rates, config.baselines.rate_of(method))
     if config.baselines.images:
         return own
     # As many images as ours saw, which with patience depends on all of it.
@@ -210,7 +211,9 @@ def _sources(runs: Sequence[FinishedRun], method: str, config: RunConfig) -> lis
     return [
         run
         for run in runs
-        if method in run.config.baselines.methods and same_but_for_rates(run.config, config, method)
+        if method in run.config.baselines.methods
+        and same_but_for_rates(run.config, config, method)
+        and _usable(run, method, _rates_to_try(config, method))
     ]
 
 
@@ -224,14 +227,21 @@ def _copy_baseline(method: str, source: FinishedRun, target: Path, rates: Sequen
     """Copy one method's networks at the rates to be tried, or without any the chosen ones; their stages."""
     ours, theirs = target / "baselines", source.folder / "baselines"
     ours.mkdir(exist_ok=True)
-    stages = {}
-    for name, entry in read_json(source.folder / STAGES_FILE).items():
-        own = split_stage(name)[0].split(".")[0] == method
-        wanted = _stage_at(name, source.rates.get(method), rates) if own else None
-        if wanted is not None:
-            shutil.copyfile(theirs / f"{name}.safetensors", ours / f"{wanted}.safetensors")
-            stages[wanted] = entry
+    found, stages = read_json(source.folder / STAGES_FILE), {}
+    for wanted, name in _usable(source, method, rates).items():
+        shutil.copyfile(theirs / f"{name}.safetensors", ours / f"{wanted}.safetensors")
+        stages[wanted] = found[name]
     return stages
+
+
+def _usable(source: FinishedRun, method: str, rates: Sequence[float]) -> dict[str, str]:
+    """A finished run's stages of a method by what they are called where these rates are tried."""
+    names = {
+        _stage_at(name, source.rates.get(method), rates): name
+        for name in read_json(source.folder / STAGES_FILE)
+        if split_stage(name)[0].split(".")[0] == method
+    }
+    return {wanted: name for wanted, name in names.items() if wanted is not None}
 
 
 def _stage_at(stage: str, rate: float | None, rates: Sequence[float]) -> str | None:
@@ -245,5 +255,10 @@ def _stage_at(stage: str, rate: float | None, rates: Sequence[float]) -> str | N
     name, mark, at = split_stage(stage)
     at = rate if at is None else at
     if not rates:
-        return name if mark != TRIED and at == rate else None
-    return f"{name}{mark or CHOSEN}{at:g}" if at in rates else None
+        return name if mark != TRIED and _same(at, rate) else None
+    return f"{name}{mark or CHOSEN}{at:g}" if any(_same(at, one) for one in rates) else None
+
+
+def _same(one: float | None, two: float | None) -> bool:
+    """Whether two rates have one name."""
+    return one == two or (one is not None and two is not None and f"{one:g}" == f"{two:g}")

@@ -154,7 +154,8 @@ def _histories(stages: Mapping[str, Any], methods: Mapping[str, Any]) -> dict[st
     found = {}
     for stage, entry in stages.items():
         name, mark, rate = split_stage(stage)
-        if not mark or (mark == CHOSEN and rate == methods[name.split(".")[0]]["learning_rate"]):
+        chosen = mark == CHOSEN and f"{methods[name.split('.')[0]]['learning_rate']:g}" == f"{rate:g}"
+        if not mark or chosen:
             found[name] = entry["history"]
     return found
 
