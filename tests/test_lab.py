@@ -21,7 +21,7 @@ from tiny_runs import tiny_config
 from ppcmi_fast.codec import LinearMaskCodec
 from ppcmi_fast.data.phantom import write_phantom
 from ppcmi_fast.federation.calibration import THRESHOLDS
-from ppcmi_fast.federation.evaluate import class_maps
+from ppcmi_fast.federation.evaluate import at_threshold, class_maps
 from ppcmi_fast.federation.run import federate
 
 
@@ -211,7 +211,10 @@ def test_networks_answer_as_they_did_when_their_run_was_finished(
 
 
 def test_weighed_scores_stand_for_the_classes_at_a_threshold() -> None:
-    scores = torch.randn(2, 3, 16, 16).softmax(1)
+    generator = torch.Generator().manual_seed(0)
+    scores = torch.randn(2, 3, 16, 16, generator=generator).softmax(1)
+    likeliest, number = scores[:, 1:].max(1)
     for threshold in THRESHOLDS:
-        maps = thresholds.at_threshold(scores, threshold).argmax(1)
+        maps = at_threshold(scores, threshold).argmax(1)
         assert torch.equal(maps, class_maps(scores, threshold))
+        assert torch.equal(maps, (number + 1) * (likeliest / (likeliest + scores[:, 0]) > threshold))

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from ppcmi_fast.baselines.architectures import make_network
 from ppcmi_fast.baselines.base import CHOSEN
 from ppcmi_fast.federation.calibration import choose_threshold
-from ppcmi_fast.federation.evaluate import image_dice
+from ppcmi_fast.federation.evaluate import at_threshold, image_dice
 from ppcmi_fast.federation.runfolder import load_module, read_json
 from ppcmi_fast.report.runfolder import method_title
 
@@ -38,17 +38,16 @@ def networks(run: RestoredRun, method: str) -> dict[str, nn.Module]:
         for site in run.sites
     }
     if method in AVERAGED:
-        load_module(weights_of(run, method, method), nn.ModuleList(nets.values()))
+        load_module(weights_of(run, method), nn.ModuleList(nets.values()))
+        return nets
     for site, net in nets.items():
-        if method not in AVERAGED:
-            stage = f"{method}.{site}" if method == "unet_local" else method
-            load_module(weights_of(run, method, stage), net)
+        load_module(weights_of(run, f"{method}.{site}" if method == "unet_local" else method), net)
     return nets
 
 
-def weights_of(run: RestoredRun, method: str, stage: str) -> Path:
+def weights_of(run: RestoredRun, stage: str) -> Path:
     """File of a stage, which has a rate in its name where several were tried."""
-    rate = read_json(run.folder / "metrics.json")["methods"][method]["learning_rate"]
+    rate = read_json(run.folder / "metrics.json")["methods"][stage.split(".")[0]]["learning_rate"]
     chosen = run.folder / "baselines" / f"{stage}{CHOSEN}{rate:g}.safetensors"
     return chosen if chosen.is_file() else chosen.with_name(f"{stage}.safetensors")
 
@@ -57,13 +56,6 @@ def probabilities(net: nn.Module, images: Tensor) -> Tensor:
     """Of classes, float [N, classes, H, W]."""
     with torch.no_grad():
         return torch.cat([net(chunk).softmax(1) for chunk in images.split(32)])
-
-
-def at_threshold(scores: Tensor, threshold: float) -> Tensor:
-    """Scores whose likeliest class is what `scores` stand for at the threshold."""
-    weighed = scores.clone()
-    weighed[:, 0] *= threshold / (1 - threshold)
-    return weighed
 
 
 def at_chosen_thresholds(run: RestoredRun, found: dict[str, Scores]) -> dict[str, Scores]:

@@ -32,6 +32,11 @@ def split_stage(stage: str) -> tuple[str, str, float | None]:
     return parts["name"], parts["mark"] or "", float(parts["rate"]) if parts["rate"] else None
 
 
+def same_rate(one: float | None, two: float | None) -> bool:
+    """Whether two learning rates have one name in stages."""
+    return one == two or (one is not None and two is not None and f"{one:g}" == f"{two:g}")
+
+
 @dataclass(frozen=True)
 class SiteData:
     """One site's images."""

@@ -15,7 +15,7 @@ from ppcmi_fast.errors import RunError
 from ppcmi_fast.experiments.plan import Plan, PlannedRun, planned_runs
 from ppcmi_fast.experiments.records import DECIMALS, MEASURES, OURS, REPEATED, SOMEWHERE, record_of, serves
 from ppcmi_fast.experiments.reuse import finished_runs
-from ppcmi_fast.experiments.statistics import Held
+from ppcmi_fast.experiments.statistics import Floats, Held
 from ppcmi_fast.report.runfolder import method_title
 
 _DICE = MEASURES.index("dice")
@@ -34,8 +34,12 @@ def largest_difference(kept: Sequence[Sequence[Any]], again: Sequence[Sequence[A
     """
     if [row[:_SCORES] for row in kept] != [row[:_SCORES] for row in again]:
         raise RunError("expected scores of the record's held-out images, got others; is it the same data?")
-    one, two = (np.array([row[_SCORES + _DICE] for row in rows], dtype=np.float64) for rows in (kept, again))
-    return float(np.abs(one - two).max())
+    return float(np.abs(_dice(kept) - _dice(again)).max())
+
+
+def _dice(rows: Sequence[Sequence[Any]]) -> Floats:
+    """[subjects, classes]."""
+    return np.array([row[_SCORES + _DICE] for row in rows], dtype=np.float64)
 
 
 def compare_repeats(plan: Plan, runs: Sequence[dict[str, Any]], out: Path) -> list[str]:
@@ -89,8 +93,7 @@ def _repeats(again: dict[str, Any], method: str, run: PlannedRun, record: dict[s
 
 def _entry(facts: dict[str, Any], again: dict[str, Any]) -> dict[str, Any]:
     rows = again["scores"]
-    dice = np.array([row[_SCORES + _DICE] for row in rows], dtype=np.float64).mean(1)
-    mean = Held.of({0: rows}).mean(dice[:, None])[0]
+    mean = Held.of({0: rows}).mean(_dice(rows)).mean()
     return {
         "seconds": again["seconds"],
         "dice": round(float(mean), DECIMALS),

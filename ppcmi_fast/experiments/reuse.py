@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from ppcmi_fast.baselines.base import CHOSEN, TRIED, split_stage
+from ppcmi_fast.baselines.base import CHOSEN, TRIED, same_rate, split_stage
 from ppcmi_fast.errors import ConfigError, RunError
 from ppcmi_fast.federation.codecs import latent_noise
 from ppcmi_fast.federation.config import STAGES_FILE, RunConfig, is_whole
@@ -255,10 +255,5 @@ def _stage_at(stage: str, rate: float | None, rates: Sequence[float]) -> str | N
     name, mark, at = split_stage(stage)
     at = rate if at is None else at
     if not rates:
-        return name if mark != TRIED and _same(at, rate) else None
-    return f"{name}{mark or CHOSEN}{at:g}" if any(_same(at, one) for one in rates) else None
-
-
-def _same(one: float | None, two: float | None) -> bool:
-    """Whether two rates have one name."""
-    return one == two or (one is not None and two is not None and f"{one:g}" == f"{two:g}")
+        return name if mark != TRIED and same_rate(at, rate) else None
+    return f"{name}{mark or CHOSEN}{at:g}" if any(same_rate(at, one) for one in rates) else None

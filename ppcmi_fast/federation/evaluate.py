@@ -41,11 +41,14 @@ def class_maps(scores: Tensor, threshold: float | None) -> Tensor:
     Returns:
         int64 [N, H, W].
     """
-    if threshold is None:
-        return scores.argmax(1)
+    return (scores if threshold is None else at_threshold(scores, threshold)).argmax(1)
+
+
+def at_threshold(scores: Tensor, threshold: float) -> Tensor:
+    """Scores [N, classes, H, W] whose highest is of the class that `scores` stand for at a threshold."""
     odds = torch.ones(scores.shape[1], device=scores.device)
     odds[0] = threshold / (1 - threshold)
-    return (scores * odds.view(1, -1, 1, 1)).argmax(1)
+    return scores * odds.view(1, -1, 1, 1)
 
 
 def answers_through_wire(site: Site, channel: Channel, images: Tensor, batch: int = 32) -> Iterator[Tensor]:

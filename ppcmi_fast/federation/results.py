@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ppcmi_fast.baselines import Outcome
-from ppcmi_fast.baselines.base import CHOSEN, count_parameters, split_stage
+from ppcmi_fast.baselines.base import CHOSEN, count_parameters, same_rate, split_stage
 from ppcmi_fast.data.arrays import Arrays
 from ppcmi_fast.data.records import Dataset
 from ppcmi_fast.environment import describe_environment
@@ -154,8 +154,7 @@ def _histories(stages: Mapping[str, Any], methods: Mapping[str, Any]) -> dict[st
     found = {}
     for stage, entry in stages.items():
         name, mark, rate = split_stage(stage)
-        chosen = mark == CHOSEN and f"{methods[name.split('.')[0]]['learning_rate']:g}" == f"{rate:g}"
-        if not mark or chosen:
+        if not mark or (mark == CHOSEN and same_rate(rate, methods[name.split(".")[0]]["learning_rate"])):
             found[name] = entry["history"]
     return found
 
