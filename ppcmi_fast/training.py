@@ -148,10 +148,19 @@ def optimizer_step(
     Raises:
         RunError: the loss is not finite.
     """
+    take_gradient(optimizer, loss, step)
+    descend(module, optimizer, settings, step)
+
+
+def take_gradient(optimizer: torch.optim.Optimizer, loss: Tensor, step: int) -> None:
+    """Replace the gradients of what an optimizer trains by those of a loss.
+
+    Raises:
+        RunError: the loss is not finite.
+    """
     check_finite(loss, step)
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
-    descend(module, optimizer, settings, step)
 
 
 def check_finite(loss: Tensor, step: int) -> None:

@@ -17,7 +17,7 @@ from torch import nn
 from ppcmi_fast.baselines import METHODS, Outcome, SiteData, Workbench, federated, run_method, split
 from ppcmi_fast.baselines.architectures import ARCHITECTURES, make_network
 from ppcmi_fast.baselines.base import Progress, split_stage
-from ppcmi_fast.baselines.federated import Rounds, average, norm_keys
+from ppcmi_fast.baselines.federated import Rounds, average, norm_keys, pull_back
 from ppcmi_fast.baselines.published import PROFILES
 from ppcmi_fast.baselines.split import cut, traffic, values_at_cuts
 from ppcmi_fast.baselines.unet import batch_loss, make_criterion
@@ -135,6 +135,21 @@ def test_the_proximal_term_holds_the_steps_back(bench: Workbench, tmp_path: Path
     bench = replace(bench, learning_rate=0.02, images=480)
     free, held, tied = (distance(bench, tmp_path, mu) for mu in (0.0, 1.0, 1e4))
     assert free > held > tied > 0
+
+
+def test_the_pull_is_the_gradient_of_the_proximal_term(bench: Workbench) -> None:
+    net, generator = bench.network(), torch.Generator().manual_seed(3)
+    start = [torch.randn(p.shape, generator=generator) for p in net.parameters()]
+    weights = list(net.parameters())
+    for weight in weights:
+        weight.grad = torch.randn(weight.shape, generator=generator)
+    before = [copy.deepcopy(weight.grad) for weight in weights]
+    pull_back(weights, start, 0.3)
+    squares = torch.stack([(w - s).square().sum() for w, s in zip(weights, start, strict=True)])
+    wanted = torch.autograd.grad(0.15 * squares.sum(), weights)
+    for weight, old, gradient in zip(weights, before, wanted, strict=True):
+        assert old is not None
+        torch.testing.assert_close(weight.grad, old + gradient)
 
 
 def test_fedprox_without_weight_is_fedavg(bench: Workbench, tmp_path: Path) -> None:
