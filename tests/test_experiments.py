@@ -506,9 +506,15 @@ def test_of_more_rates_only_the_new_ones_are_tried(tmp_path: Path, monkeypatch: 
         assert more[f"{name}@0.001"] == few[f"{name}@0.001"] and f"{name}@0.0005" in more
         # What is known at a rate that is not chosen does no harm.
         assert more[f"{name}=0.001"] == few[f"{name}=0.001"] and f"{name}={chosen:g}" in more
-    curves = json.loads((tmp_path / "out" / "more" / "one" / "seed-0" / "history.json").read_text())
+    run = tmp_path / "out" / "more" / "one" / "seed-0"
+    curves, metrics = (json.loads((run / name).read_text()) for name in ("history.json", "metrics.json"))
     assert tried < curves.keys() and not any(mark in name for name in curves for mark in "@=")
     assert curves["fedavg"] == more[f"fedavg={chosen:g}"]["history"]
+    assert metrics["seconds"].keys() == curves.keys() | {f"{name}, rates tried" for name in methods}
+    assert metrics["seconds"]["fedavg"] == more[f"fedavg={chosen:g}"]["seconds"]
+    tries = ["fedavg@0.001", "fedavg@0.0005", "fedavg=0.001"]
+    total = sum(more[stage]["seconds"] for stage in tries)
+    assert metrics["seconds"]["fedavg, rates tried"] == pytest.approx(total)
     given, taken = made("given", learning_rate=chosen)
     assert taken == "  taken over: ours, fedavg, unet_local"
     assert given["fedavg"] == more[f"fedavg={chosen:g}"]

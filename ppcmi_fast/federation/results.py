@@ -134,7 +134,7 @@ class Results:
             },
             "calibration": RULE if self.config.calibrated else "",
             "thresholds": {p.site.name: p.site.threshold for p in federation.participants},
-            "seconds": {name: stage["seconds"] for name, stage in stages.items()},
+            "seconds": _seconds(stages, methods),
             "peak_rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
             "environment": {
                 **describe_environment(),
@@ -149,14 +149,26 @@ class Results:
         return metrics
 
 
+def _answers(stage: str, methods: Mapping[str, Any]) -> bool:
+    """Whether what a stage trained gave a method's answers: no trial, and nothing at a rate that was not chosen."""
+    name, mark, rate = split_stage(stage)
+    return not mark or (mark == CHOSEN and same_rate(rate, methods[name.split(".")[0]]["learning_rate"]))
+
+
 def _histories(stages: Mapping[str, Any], methods: Mapping[str, Any]) -> dict[str, Any]:
-    """Curves of what answers, by stage: without trials and what was trained at rates that were not chosen."""
-    found = {}
+    """Curves of what answers, by stage without its rate."""
+    return {
+        split_stage(stage)[0]: entry["history"] for stage, entry in stages.items() if _answers(stage, methods)
+    }
+
+
+def _seconds(stages: Mapping[str, Any], methods: Mapping[str, Any]) -> dict[str, float]:
+    """Time of what answers, by stage without its rate, and of all else that a method tried."""
+    found: Counter[str] = Counter()
     for stage, entry in stages.items():
-        name, mark, rate = split_stage(stage)
-        if not mark or (mark == CHOSEN and same_rate(rate, methods[name.split(".")[0]]["learning_rate"])):
-            found[name] = entry["history"]
-    return found
+        name = split_stage(stage)[0]
+        found[name if _answers(stage, methods) else f"{name.split('.')[0]}, rates tried"] += entry["seconds"]
+    return dict(found)
 
 
 def facts_of(outcome: Outcome) -> dict[str, Any]:
