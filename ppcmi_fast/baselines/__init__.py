@@ -32,11 +32,9 @@ def run_method(name: str, bench: Workbench, rates: Sequence[float] = ()) -> Outc
         name: one of METHODS.
         bench: what it is trained with.
         rates: each is tried for a tenth of the budget; the best validation decides. Without any the workbench's holds,
-            as where it is as good as the best.
+            as where it is as good as the best. The published profiles have their own rate and want none.
     """
     train = METHODS[name]
-    # The published profile has its own rate.
-    rates = () if name in PROFILES else rates
     trials = [
         replace(
             train(

@@ -86,7 +86,7 @@ def same_baseline(before: RunConfig, now: RunConfig, method: str, rate: float | 
         rate: that it was trained with: where it chose of several and now has that one, it is the same.
     """
     one, two = baseline_training(before, method), baseline_training(now, method)
-    if before.baselines.learning_rates and not now.baselines.learning_rates and method in UNET_METHODS:
+    if before.baselines.rates_to_try(method) and not now.baselines.learning_rates:
         one["rates"] = (rate,)
     return one == two
 
@@ -176,7 +176,7 @@ def begin_with_known(config: RunConfig, target: Path, out: Path, networks: Path 
             stages["mapper"][TRAINED_WITH] = _other_settings(networks, config)
     for method, found in baselines.items():
         for source in reversed(found):
-            stages |= _copy_baseline(method, source, target, _rates_to_try(config, method))
+            stages |= _copy_baseline(method, source, target, config.baselines.rates_to_try(method))
     shutil.copyfile((ours or next(iter(baselines.values()))[0].folder) / "split.json", target / "split.json")
     # Last, because what it names must be there.
     write_json(folder.root / STAGES_FILE, stages)
@@ -198,22 +198,17 @@ def _other_settings(networks: Path, config: RunConfig) -> dict[str, Any]:
     return {name: value for name, value in before.items() if now[name] != value}
 
 
-def _rates_to_try(config: RunConfig, method: str) -> Sequence[float]:
-    # The published profiles have their own rate.
-    return config.baselines.learning_rates if method in UNET_METHODS else ()
-
-
 def _sources(runs: Sequence[FinishedRun], method: str, config: RunConfig) -> list[FinishedRun]:
     """The run to take a baseline from; where rates are tried and none has tried them all, what has some of it."""
     whole = [run for run in runs if _has(run, method, config)]
-    if whole or not _rates_to_try(config, method):
+    if whole or not config.baselines.rates_to_try(method):
         return whole[:1]
     return [
         run
         for run in runs
         if method in run.config.baselines.methods
         and same_but_for_rates(run.config, config, method)
-        and _usable(run, method, _rates_to_try(config, method))
+        and _usable(run, method, config.baselines.rates_to_try(method))
     ]
 
 

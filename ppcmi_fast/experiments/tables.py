@@ -281,7 +281,6 @@ def _chosen_rates(result: dict[str, Any]) -> list[str]:
         settings = record["settings"]["baselines"]
         if settings["learning_rates"]:
             tried |= dict.fromkeys(settings["learning_rates"])
-            # The published profiles have their own.
             for name in (name for name in settings["methods"] if name in UNET_METHODS):
                 chosen.setdefault(name, {})[record["methods"][name]["learning_rate"]] = None
     if not chosen:

@@ -206,7 +206,7 @@ class FederatedRun:
         )
         return {
             name: run_method(
-                name, replace(bench, learning_rate=settings.rate_of(name)), settings.learning_rates
+                name, replace(bench, learning_rate=settings.rate_of(name)), settings.rates_to_try(name)
             )
             for name in settings.methods
         }

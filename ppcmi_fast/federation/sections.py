@@ -153,6 +153,10 @@ class BaselineConfig(Section):
         """A method's peak rate, where none are tried."""
         return self.method_rates.get(cast(UNetMethod, method), self.learning_rate)
 
+    def rates_to_try(self, method: str) -> tuple[float, ...]:
+        """The peak rates of which a method chooses; the published profiles have their own."""
+        return self.learning_rates if method in UNET_METHODS else ()
+
     def stride_of(self, method: str) -> int:
         """What a method's image sizes are multiples of."""
         if method not in UNET_METHODS:
