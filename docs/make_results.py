@@ -200,11 +200,8 @@ def _facts(run: dict[str, Any]) -> str:
         rows.append(["peak memory", f"{run['peak_rss_mb'] / 1000:.2f} GB"])
     environment, config = run.get("environment", {}), run.get("config", {})
     libraries = ", ".join(f"{name} {version}" for name, version in environment.get("libraries", {}).items())
-    machine = [
-        environment.get("cpu"),
-        f"{environment['threads']} threads" if environment.get("threads") else None,
-    ]
-    rows.append(["measured on", ", ".join(str(part) for part in machine if part) or "–"])
+    cpu, threads = environment.get("cpu", "–"), environment.get("threads")
+    rows.append(["measured on", words.processor(threads, cpu) if threads else cpu])
     rows.append(
         [
             "versions",
