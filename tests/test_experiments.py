@@ -524,6 +524,15 @@ def test_of_more_rates_only_the_new_ones_are_tried(tmp_path: Path, monkeypatch: 
         for out, name in (("more", f"fedavg={chosen:g}"), ("given", "fedavg"))
     )
     assert next(files).read_bytes() == next(files).read_bytes()
+    # Nor is that trained twice which was chosen once and is not the best of a longer list.
+    shutil.rmtree(tmp_path / "out" / "few")
+    monkeypatch.undo()
+    other, taken = made("other", learning_rate=0.001)
+    assert taken == "  taken over: ours, fedavg, unet_local"
+    assert other["fedavg"] == more["fedavg=0.001"]
+    run = tmp_path / "out" / "other" / "one" / "seed-0"
+    facts = json.loads((run / "metrics.json").read_text())["methods"]
+    assert facts["fedavg"]["learning_rate"] == facts["unet_local"]["learning_rate"] == 0.001
 
 
 def test_the_command_runs_lists_and_tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

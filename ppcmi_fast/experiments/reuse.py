@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from ppcmi_fast.baselines.base import CHOSEN, TRIED, same_rate, split_stage
+from ppcmi_fast.baselines.base import CHOSEN, same_rate, split_stage
 from ppcmi_fast.errors import ConfigError, RunError
 from ppcmi_fast.federation.codecs import latent_noise
 from ppcmi_fast.federation.config import STAGES_FILE, RunConfig, is_whole
@@ -83,7 +83,7 @@ def same_baseline(before: RunConfig, now: RunConfig, method: str, rate: float | 
         before: the settings that it was trained with.
         now: the settings.
         method: its name.
-        rate: that it was trained with: where it chose of several and now has that one, it is the same.
+        rate: that it was trained with: where there were several and now it is given that one, it is the same.
     """
     one, two = baseline_training(before, method), baseline_training(now, method)
     if before.baselines.rates_to_try(method) and not now.baselines.learning_rates:
@@ -107,14 +107,24 @@ class FinishedRun:
     @cached_property
     def trained(self) -> RunConfig:
         """The settings that our networks in it were trained with: not its own where it took them by name."""
-        taken = read_json(self.folder / STAGES_FILE)["mapper"].get(TRAINED_WITH, {})
+        taken = self.stages["mapper"].get(TRAINED_WITH, {})
         return self.config.model_copy(update=taken)
 
     @cached_property
-    def rates(self) -> dict[str, float]:
-        """The learning rates that its baselines were trained with."""
-        methods = read_json(self.folder / "metrics.json")["methods"]
-        return {name: facts["learning_rate"] for name, facts in methods.items() if "learning_rate" in facts}
+    def stages(self) -> dict[str, Any]:
+        """What it has trained, by stage."""
+        found: dict[str, Any] = read_json(self.folder / STAGES_FILE)
+        return found
+
+    def rate_of(self, method: str) -> float:
+        """The learning rate that one of its baselines answers with."""
+        return float(read_json(self.folder / "metrics.json")["methods"][method]["learning_rate"])
+
+    def rates_of(self, method: str) -> list[float]:
+        """The learning rates at which one of its baselines was trained to the end, whatever it answers with."""
+        marked = (split_stage(stage) for stage in self.stages if _is_of(stage, method))
+        others = [rate for _, mark, rate in marked if mark == CHOSEN and rate is not None]
+        return [self.rate_of(method), *others]
 
 
 def finished_runs(out: Path) -> Iterator[FinishedRun]:
@@ -176,7 +186,7 @@ def begin_with_known(config: RunConfig, target: Path, out: Path, networks: Path 
             stages["mapper"][TRAINED_WITH] = _other_settings(networks, config)
     for method, found in baselines.items():
         for source in reversed(found):
-            stages |= _copy_baseline(method, source, target, config.baselines.rates_to_try(method))
+            stages |= _copy_baseline(method, source, target, config)
     shutil.copyfile((ours or next(iter(baselines.values()))[0].folder) / "split.json", target / "split.json")
     # Last, because what it names must be there.
     write_json(folder.root / STAGES_FILE, stages)
@@ -208,47 +218,53 @@ def _sources(runs: Sequence[FinishedRun], method: str, config: RunConfig) -> lis
         for run in runs
         if method in run.config.baselines.methods
         and same_but_for_rates(run.config, config, method)
-        and _usable(run, method, config.baselines.rates_to_try(method))
+        and _usable(run, method, config)
     ]
 
 
 def _has(run: FinishedRun, method: str, config: RunConfig) -> bool:
     if method not in run.config.baselines.methods:
         return False
-    return same_baseline(run.config, config, method, run.rates.get(method))
+    return any(same_baseline(run.config, config, method, rate) for rate in run.rates_of(method))
 
 
-def _copy_baseline(method: str, source: FinishedRun, target: Path, rates: Sequence[float]) -> dict[str, Any]:
-    """Copy one method's networks at the rates to be tried, or without any the chosen ones; their stages."""
+def _copy_baseline(method: str, source: FinishedRun, target: Path, config: RunConfig) -> dict[str, Any]:
+    """Copy one method's networks as far as these settings have a use for them; their stages."""
     ours, theirs = target / "baselines", source.folder / "baselines"
     ours.mkdir(exist_ok=True)
-    found, stages = read_json(source.folder / STAGES_FILE), {}
-    for wanted, name in _usable(source, method, rates).items():
+    stages = {}
+    for wanted, name in _usable(source, method, config).items():
         shutil.copyfile(theirs / f"{name}.safetensors", ours / f"{wanted}.safetensors")
-        stages[wanted] = found[name]
+        stages[wanted] = source.stages[name]
     return stages
 
 
-def _usable(source: FinishedRun, method: str, rates: Sequence[float]) -> dict[str, str]:
-    """A finished run's stages of a method by what they are called where these rates are tried."""
+def _is_of(stage: str, method: str) -> bool:
+    return split_stage(stage)[0].split(".")[0] == method
+
+
+def _usable(source: FinishedRun, method: str, config: RunConfig) -> dict[str, str]:
+    """A finished run's stages of a method by what they are called under these settings."""
+    settings, answers = config.baselines, source.rate_of(method)
     names = {
-        _stage_at(name, source.rates.get(method), rates): name
-        for name in read_json(source.folder / STAGES_FILE)
-        if split_stage(name)[0].split(".")[0] == method
+        _stage_at(name, answers, settings.rate_of(method), settings.rates_to_try(method)): name
+        for name in source.stages
+        if _is_of(name, method)
     }
     return {wanted: name for wanted, name in names.items() if wanted is not None}
 
 
-def _stage_at(stage: str, rate: float | None, rates: Sequence[float]) -> str | None:
-    """What a stage of a finished run is called where these rates are tried; None where it is of no use.
+def _stage_at(stage: str, answers: float, given: float, rates: Sequence[float]) -> str | None:
+    """What a stage of a finished run is called where a rate is given or these are tried; None where it is of no use.
 
     Args:
         stage: such as "unet_local.SITE", "fedavg@0.001" and "fedavg=0.001".
-        rate: that the method was given or chose in that run.
-        rates: to be tried; without any only the training at that rate is of use.
+        answers: the rate that the method answers with in that run.
+        given: the rate that it is given; a stage without a rate is known to have that.
+        rates: to be tried; without any only the training at the given one is of use.
     """
     name, mark, at = split_stage(stage)
-    at = rate if at is None else at
     if not rates:
-        return name if mark != TRIED and same_rate(at, rate) else None
+        return name if not mark or (mark == CHOSEN and same_rate(at, given)) else None
+    at = answers if at is None else at
     return f"{name}{mark or CHOSEN}{at:g}" if any(same_rate(at, one) for one in rates) else None
