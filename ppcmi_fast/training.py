@@ -158,17 +158,12 @@ def take_gradient(optimizer: torch.optim.Optimizer, loss: Tensor, step: int) -> 
     Raises:
         RunError: the loss is not finite.
     """
-    check_finite(loss, step)
-    optimizer.zero_grad(set_to_none=True)
-    loss.backward()
-
-
-def check_finite(loss: Tensor, step: int) -> None:
-    """Raise RunError unless the loss is a number."""
     if not torch.isfinite(loss):
         raise RunError(
             f"loss: expected a finite number at step {step}, got {loss.item()}; lower learning_rate and resume"
         )
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
 
 
 def descend(module: nn.Module, optimizer: torch.optim.Optimizer, settings: FitSettings, step: int) -> None:

@@ -16,7 +16,7 @@ from torch import nn
 
 from ppcmi_fast.baselines import METHODS, Outcome, SiteData, Workbench, federated, run_method, split
 from ppcmi_fast.baselines.architectures import ARCHITECTURES, make_network
-from ppcmi_fast.baselines.base import Progress, split_stage
+from ppcmi_fast.baselines.base import Progress, method_of, split_stage
 from ppcmi_fast.baselines.federated import Rounds, average, norm_keys, pull_back
 from ppcmi_fast.baselines.published import PROFILES
 from ppcmi_fast.baselines.split import cut, traffic, values_at_cuts
@@ -25,6 +25,7 @@ from ppcmi_fast.data.arrays import Arrays
 from ppcmi_fast.data.phantom import write_phantom
 from ppcmi_fast.data.records import Record
 from ppcmi_fast.errors import ConfigError
+from ppcmi_fast.federation import results
 from ppcmi_fast.federation.config import RunConfig
 from ppcmi_fast.federation.run import federate
 from ppcmi_fast.training import FitState, make_optimizer, optimizer_step, step_generator
@@ -143,12 +144,11 @@ def test_the_pull_is_the_gradient_of_the_proximal_term(bench: Workbench) -> None
     weights = list(net.parameters())
     for weight in weights:
         weight.grad = torch.randn(weight.shape, generator=generator)
-    before = [copy.deepcopy(weight.grad) for weight in weights]
-    pull_back(weights, start, 0.3)
+    before = [torch.clone(weight.grad) for weight in weights if weight.grad is not None]
+    pull_back(net, start, 0.3)
     squares = torch.stack([(w - s).square().sum() for w, s in zip(weights, start, strict=True)])
     wanted = torch.autograd.grad(0.15 * squares.sum(), weights)
     for weight, old, gradient in zip(weights, before, wanted, strict=True):
-        assert old is not None
         torch.testing.assert_close(weight.grad, old + gradient)
 
 
@@ -299,6 +299,38 @@ def test_of_rates_as_good_as_each_other_the_given_one_holds(
     assert run_method("fedavg", replace(bench, learning_rate=3e-3), rates).learning_rate == chosen
 
 
+def test_a_site_may_be_called_like_a_rate() -> None:
+    stages = {f"unet_local.B0={n}": {"seconds": n, "history": [n]} for n in (1.5, 3.0)}
+    stages |= {"fedavg@0.1": {"seconds": 5.0, "history": []}, "fedavg=0.1": {"seconds": 50.0, "history": [4]}}
+    methods = {
+        "unet_local": {"learning_rate": 0.002, "trial_images": 0},
+        "fedavg": {"learning_rate": 0.1, "trial_images": 8},
+    }
+    found = {"unet_local.B0=1.5": 1.5, "unet_local.B0=3.0": 3.0, "fedavg (rates tried)": 5.0, "fedavg": 50.0}
+    assert results._seconds(stages, methods) == found
+    assert results._histories(stages, methods) == {
+        "unet_local.B0=1.5": [1.5],
+        "unet_local.B0=3.0": [3.0],
+        "fedavg": [4],
+    }
+
+
+@pytest.mark.parametrize(("ends", "answer"), [((0.7, 0.6), 3e-3), ((0.5, 0.6), 1e-3), ((0.6, 0.6), 3e-3)])
+def test_what_trials_choose_has_to_be_better_in_the_end(
+    bench: Workbench, monkeypatch: pytest.MonkeyPatch, ends: tuple[float, float], answer: float
+) -> None:
+    short, whole = {1e-3: 0.5, 2e-3: 0.1, 3e-3: 0.2}, dict(zip((3e-3, 1e-3), ends, strict=True))
+
+    def train(bench: Workbench) -> Outcome:
+        known = short if bench.suffix.startswith("@") else whole
+        return Outcome({}, bench.images, 0.0, 1, validation=known[bench.learning_rate])
+
+    monkeypatch.setitem(METHODS, "fedavg", train)
+    found = run_method("fedavg", replace(bench, learning_rate=3e-3, images=100), tuple(short))
+    assert found.learning_rate == answer and found.validation == whole[answer]
+    assert found.images_seen == 100 and found.trial_images == 3 * 10 + 100
+
+
 @pytest.mark.parametrize(
     ("stage", "parts"),
     [
@@ -311,7 +343,8 @@ def test_of_rates_as_good_as_each_other_the_given_one_holds(
     ],
 )
 def test_stages_are_split_into_name_and_rate(stage: str, parts: tuple[str, str, float | None]) -> None:
-    assert split_stage(stage) == parts
+    assert split_stage(stage, TRIED) == parts
+    assert split_stage(stage, ()) == (stage, "", None) and method_of(stage) == parts[0].split(".")[0]
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -25,11 +25,23 @@ _STAGE = re.compile(rf"(?P<name>.+?)((?P<mark>[{TRIED}{CHOSEN}])(?P<rate>\d+(\.\
 Progress = Callable[[int, dict[str, float]], None]
 
 
-def split_stage(stage: str) -> tuple[str, str, float | None]:
-    """Name, mark and rate of a stage: of "fedavg@0.001" and of "unet_local.SITE", which has neither mark nor rate."""
+def split_stage(stage: str, tried: Container[str]) -> tuple[str, str, float | None]:
+    """Name, mark and rate of a stage: of "fedavg@0.001" and of "unet_local.SITE", which has neither mark nor rate.
+
+    Args:
+        stage: as `Stages` keep it.
+        tried: the methods that tried several rates. What ends like a rate with others is a site's name.
+    """
     parts = _STAGE.fullmatch(stage)
     assert parts is not None
-    return parts["name"], parts["mark"] or "", float(parts["rate"]) if parts["rate"] else None
+    if parts["rate"] is None or method_of(stage) not in tried:
+        return stage, "", None
+    return parts["name"], parts["mark"], float(parts["rate"])
+
+
+def method_of(stage: str) -> str:
+    """The method that a stage belongs to, or what else is trained in it."""
+    return re.split(rf"[.{TRIED}{CHOSEN}]", stage, maxsplit=1)[0]
 
 
 def same_rate(one: float | None, two: float | None) -> bool:

@@ -44,11 +44,11 @@ def average(states: Mapping[str, dict[str, Tensor]], shares: Mapping[str, float]
     return mean
 
 
-def pull_back(parameters: list[nn.Parameter], start: list[Tensor], mu: float) -> None:
+def pull_back(net: nn.Module, start: list[Tensor], mu: float) -> None:
     """Add the gradient of mu / 2 |w - start|^2 to those that are there (Li et al. 2020), without a graph for it."""
-    gradients = [p.grad for p in parameters if p.grad is not None]
-    moved = [p.detach() - s for p, s in zip(parameters, start, strict=True) if p.grad is not None]
-    torch._foreach_add_(gradients, moved, alpha=mu)
+    for now, then in zip(net.parameters(), start, strict=True):
+        if now.grad is not None:
+            now.grad.add_(now.detach() - then, alpha=mu)
 
 
 class Rounds:
@@ -101,7 +101,7 @@ class Rounds:
 
     def _steps_at(self, number: int, name: str) -> float:
         net, data = self.nets[name], self.bench.sites[name].train
-        start = [p.detach().clone() for p in net.parameters()]
+        start = [p.detach().clone() for p in net.parameters()] if self.mu else []
         net.train()
         total = 0.0
         for local in range(self.local_steps[name]):
@@ -112,7 +112,7 @@ class Rounds:
             optimizer = self.optimizers[name]
             take_gradient(optimizer, loss, step)
             if self.mu:
-                pull_back(list(net.parameters()), start, self.mu)
+                pull_back(net, start, self.mu)
             descend(net, optimizer, self.settings[name], step)
         net.eval()
         return total / self.local_steps[name]

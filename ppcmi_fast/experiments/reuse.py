@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from ppcmi_fast.baselines.base import CHOSEN, same_rate, split_stage
+from ppcmi_fast.baselines.base import CHOSEN, TRIED, method_of, same_rate, split_stage
 from ppcmi_fast.errors import ConfigError, RunError
 from ppcmi_fast.federation.codecs import latent_noise
 from ppcmi_fast.federation.config import STAGES_FILE, RunConfig, is_whole
@@ -83,10 +83,10 @@ def same_baseline(before: RunConfig, now: RunConfig, method: str, rate: float | 
         before: the settings that it was trained with.
         now: the settings.
         method: its name.
-        rate: that it was trained with: where there were several and now it is given that one, it is the same.
+        rate: that it was trained with: where several were tried and now this one is given, it is the same.
     """
     one, two = baseline_training(before, method), baseline_training(now, method)
-    if before.baselines.rates_to_try(method) and not now.baselines.learning_rates:
+    if before.baselines.rates_to_try(method) and not now.baselines.rates_to_try(method):
         one["rates"] = (rate,)
     return one == two
 
@@ -116,15 +116,23 @@ class FinishedRun:
         found: dict[str, Any] = read_json(self.folder / STAGES_FILE)
         return found
 
-    def rate_of(self, method: str) -> float:
-        """The learning rate that one of its baselines answers with."""
-        return float(read_json(self.folder / "metrics.json")["methods"][method]["learning_rate"])
+    @cached_property
+    def answer_rates(self) -> dict[str, float]:
+        """The learning rates that its baselines answer with."""
+        methods = read_json(self.folder / "metrics.json")["methods"]
+        return {name: facts["learning_rate"] for name, facts in methods.items() if "learning_rate" in facts}
 
     def rates_of(self, method: str) -> list[float]:
         """The learning rates at which one of its baselines was trained to the end, whatever it answers with."""
-        marked = (split_stage(stage) for stage in self.stages if _is_of(stage, method))
-        others = [rate for _, mark, rate in marked if mark == CHOSEN and rate is not None]
-        return [self.rate_of(method), *others]
+        others = [
+            rate for _, mark, rate in self.stages_of(method).values() if mark == CHOSEN and rate is not None
+        ]
+        return [self.answer_rates[method], *others]
+
+    def stages_of(self, method: str) -> dict[str, tuple[str, str, float | None]]:
+        """The parts of the names of a baseline's stages, by name."""
+        tried = [method] if self.config.baselines.rates_to_try(method) else []
+        return {stage: split_stage(stage, tried) for stage in self.stages if method_of(stage) == method}
 
 
 def finished_runs(out: Path) -> Iterator[FinishedRun]:
@@ -239,32 +247,17 @@ def _copy_baseline(method: str, source: FinishedRun, target: Path, config: RunCo
     return stages
 
 
-def _is_of(stage: str, method: str) -> bool:
-    return split_stage(stage)[0].split(".")[0] == method
-
-
 def _usable(source: FinishedRun, method: str, config: RunConfig) -> dict[str, str]:
     """A finished run's stages of a method by what they are called under these settings."""
-    settings, answers = config.baselines, source.rate_of(method)
-    names = {
-        _stage_at(name, answers, settings.rate_of(method), settings.rates_to_try(method)): name
-        for name in source.stages
-        if _is_of(name, method)
-    }
-    return {wanted: name for wanted, name in names.items() if wanted is not None}
-
-
-def _stage_at(stage: str, answers: float, given: float, rates: Sequence[float]) -> str | None:
-    """What a stage of a finished run is called where a rate is given or these are tried; None where it is of no use.
-
-    Args:
-        stage: such as "unet_local.SITE", "fedavg@0.001" and "fedavg=0.001".
-        answers: the rate that the method answers with in that run.
-        given: the rate that it is given; a stage without a rate is known to have that.
-        rates: to be tried; without any only the training at the given one is of use.
-    """
-    name, mark, at = split_stage(stage)
-    if not rates:
-        return name if not mark or (mark == CHOSEN and same_rate(at, given)) else None
-    at = answers if at is None else at
-    return f"{name}{mark or CHOSEN}{at:g}" if any(same_rate(at, one) for one in rates) else None
+    settings, answers = config.baselines, source.answer_rates[method]
+    rates = settings.rates_to_try(method)
+    # The published profiles have their own rate.
+    given = settings.rate_of(method) if method in UNET_METHODS else answers
+    found = {}
+    for stage, (name, mark, marked) in source.stages_of(method).items():
+        rate = answers if marked is None else marked
+        if rates and any(same_rate(rate, one) for one in rates):
+            found[f"{name}{mark or CHOSEN}{rate:g}"] = stage
+        elif not rates and mark != TRIED and same_rate(rate, given):
+            found[name] = stage
+    return found

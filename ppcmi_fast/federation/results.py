@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import resource
 import sys
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ppcmi_fast.baselines import Outcome
-from ppcmi_fast.baselines.base import CHOSEN, count_parameters, same_rate, split_stage
+from ppcmi_fast.baselines.base import CHOSEN, count_parameters, method_of, same_rate, split_stage
 from ppcmi_fast.data.arrays import Arrays
 from ppcmi_fast.data.records import Dataset
 from ppcmi_fast.environment import describe_environment
@@ -149,25 +149,26 @@ class Results:
         return metrics
 
 
-def _answers(stage: str, methods: Mapping[str, Any]) -> bool:
-    """Whether what a stage trained gave a method's answers: no trial, and nothing at a rate that was not chosen."""
-    name, mark, rate = split_stage(stage)
-    return not mark or (mark == CHOSEN and same_rate(rate, methods[name.split(".")[0]]["learning_rate"]))
+def _split(stage: str, methods: Mapping[str, Any]) -> tuple[str, bool]:
+    """A stage without its rate, and whether it gave a method's answers: no trial, nor at a rate that was not chosen."""
+    tried = [name for name, facts in methods.items() if facts.get("trial_images")]
+    name, mark, rate = split_stage(stage, tried)
+    answers = mark == CHOSEN and same_rate(rate, methods[method_of(stage)]["learning_rate"])
+    return name, answers or not mark
 
 
 def _histories(stages: Mapping[str, Any], methods: Mapping[str, Any]) -> dict[str, Any]:
     """Curves of what answers, by stage without its rate."""
-    return {
-        split_stage(stage)[0]: entry["history"] for stage, entry in stages.items() if _answers(stage, methods)
-    }
+    parts = ((_split(stage, methods), entry) for stage, entry in stages.items())
+    return {name: entry["history"] for (name, answers), entry in parts if answers}
 
 
 def _seconds(stages: Mapping[str, Any], methods: Mapping[str, Any]) -> dict[str, float]:
     """Time of what answers, by stage without its rate, and of all else that a method tried."""
-    found: Counter[str] = Counter()
+    found: defaultdict[str, float] = defaultdict(float)
     for stage, entry in stages.items():
-        name = split_stage(stage)[0]
-        found[name if _answers(stage, methods) else f"{name.split('.')[0]}, rates tried"] += entry["seconds"]
+        name, answers = _split(stage, methods)
+        found[name if answers else f"{method_of(stage)} (rates tried)"] += entry["seconds"]
     return dict(found)
 
 

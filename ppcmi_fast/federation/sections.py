@@ -111,7 +111,8 @@ class BaselineConfig(Section):
         batch: images a step.
         learning_rate: peak rate of AdamW.
         method_rates: of methods that have another; the published profiles keep theirs.
-        learning_rates: to be tried first, each for a tenth of the budget; empty takes the ones above.
+        learning_rates: to be tried first, each for a tenth of the budget, see `baselines.run_method`; empty takes the
+            ones above.
         rounds: of federated methods.
         work: how their sites divide a round, as `CodecConfig.work`.
         mu: weight of FedProx's proximal term.

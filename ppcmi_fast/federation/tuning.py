@@ -26,12 +26,12 @@ from ppcmi_fast.training import (
     FitSettings,
     FitState,
     autocast,
-    check_finite,
     descend,
     device_of,
     load_checkpoint,
     load_optimizer_tensors,
     make_optimizer,
+    optimizer_step,
     optimizer_tensors,
     run_rounds,
     save_checkpoint,
@@ -104,10 +104,7 @@ class MapperTuning:
         with autocast(device_of(self.mapper)):
             guess = map_latents(self.mapper, inputs, site)
         loss = squared_error(guess, targets, self.balance)
-        check_finite(loss, self.step)
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        descend(self.mapper, self.optimizer, self.settings, self.step)
+        optimizer_step(self.mapper, self.optimizer, loss, self.settings, self.step)
         self.mapper.eval()
         self.loss = loss.item()
         frame = {scale: z.grad for scale, z in inputs.items() if z.grad is not None}
