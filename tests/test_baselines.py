@@ -292,23 +292,26 @@ def test_of_rates_as_good_as_each_other_the_given_one_holds(
     rates = (1e-3, 2e-3, 3e-3)
     known = dict(zip(rates, validations, strict=True))
 
+    trained: list[str] = []
+
     def train(bench: Workbench) -> Outcome:
+        trained.append(bench.suffix)
         return Outcome({}, 1, 0.0, 1, validation=known[bench.learning_rate])
 
     monkeypatch.setitem(METHODS, "fedavg", train)
     assert run_method("fedavg", replace(bench, learning_rate=3e-3), rates).learning_rate == chosen
+    # Where trials choose the given rate nothing else is trained to the end.
+    finals = [suffix for suffix in trained if suffix.startswith("=")]
+    assert finals == list(dict.fromkeys(["=0.003", f"={chosen:g}"]))
 
 
 def test_a_site_may_be_called_like_a_rate() -> None:
     stages = {f"unet_local.B0={n}": {"seconds": n, "history": [n]} for n in (1.5, 3.0)}
     stages |= {"fedavg@0.1": {"seconds": 5.0, "history": []}, "fedavg=0.1": {"seconds": 50.0, "history": [4]}}
-    methods = {
-        "unet_local": {"learning_rate": 0.002, "trial_images": 0},
-        "fedavg": {"learning_rate": 0.1, "trial_images": 8},
-    }
+    methods = {"unet_local": {"learning_rate": 0.002}, "fedavg": {"learning_rate": 0.1}}
     found = {"unet_local.B0=1.5": 1.5, "unet_local.B0=3.0": 3.0, "fedavg (rates tried)": 5.0, "fedavg": 50.0}
-    assert results._seconds(stages, methods) == found
-    assert results._histories(stages, methods) == {
+    assert results.seconds(stages, methods, {"fedavg"}) == found
+    assert results.histories(stages, methods, {"fedavg"}) == {
         "unet_local.B0=1.5": [1.5],
         "unet_local.B0=3.0": [3.0],
         "fedavg": [4],

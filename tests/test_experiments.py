@@ -470,10 +470,13 @@ def test_methods_are_known_by_the_same_names_everywhere() -> None:
 
 
 def test_what_a_baseline_chose_serves_where_it_is_given(tmp_path: Path) -> None:
-    tries = {"baselines.methods": ["fedavg"], "baselines.learning_rates": [0.001, 0.004]}
+    tries = {"baselines.methods": ["fedavg"], "baselines.learning_rates": [0.001, 0.002]}
     assert run_experiment(plan(settings=TINY | tries), tmp_path / "tried", tell=lambda _: None)
     where = Path("one") / "seed-0" / "metrics.json"
     found = json.loads((tmp_path / "tried" / where).read_text())["methods"]["fedavg"]
+    stages = RunFolder((tmp_path / "tried" / where).parent).stages()
+    ends = {stage: facts["best"] for stage, facts in stages.items() if stage.startswith("fedavg=")}
+    assert "fedavg=0.002" in ends and ends[f"fedavg={found['learning_rate']:g}"] == max(ends.values())
     given = {"baselines.methods": ["fedavg"], "baselines.method_rates": {"fedavg": found["learning_rate"]}}
     lines: list[str] = []
     assert run_experiment(plan(settings=TINY | given), tmp_path / "given", tell=lines.append)

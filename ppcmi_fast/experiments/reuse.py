@@ -233,7 +233,11 @@ def _sources(runs: Sequence[FinishedRun], method: str, config: RunConfig) -> lis
 def _has(run: FinishedRun, method: str, config: RunConfig) -> bool:
     if method not in run.config.baselines.methods:
         return False
-    return any(same_baseline(run.config, config, method, rate) for rate in run.rates_of(method))
+    known, given = run.rates_of(method), config.baselines.rate_of(method)
+    # The given rate, where it is among those to be tried, is trained to the end as well.
+    if given in config.baselines.rates_to_try(method) and not any(same_rate(given, rate) for rate in known):
+        return False
+    return any(same_baseline(run.config, config, method, rate) for rate in known)
 
 
 def _copy_baseline(method: str, source: FinishedRun, target: Path, config: RunConfig) -> dict[str, Any]:

@@ -391,9 +391,9 @@ def page(results: Sequence[dict[str, Any]]) -> str:
     compared = [r for r in results if r["experiment"].startswith(COMPARISONS)]
     hours, of_these = (training_seconds(some) / 3600 for some in (results, compared))
     effort = (
-        f"Training all that is on this page, what experiments share counted once, took {hours:.1f} hours of one run"
-        f" at a time, {of_these:.1f} of them for the comparisons on real and phantom sets; two cores with a run each"
-        " need half of that at best.\n"
+        f"Training all that is on this page, what experiments share counted once and trials of learning rates left out,"
+        f" took {hours:.1f} hours of one run at a time, {of_these:.1f} of them for the comparisons on real and phantom"
+        " sets; two cores with a run each need half of that at best.\n"
     )
     return "\n".join([HEAD, effort, *(section(result) for result in results)])
 

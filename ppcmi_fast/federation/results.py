@@ -5,7 +5,7 @@ from __future__ import annotations
 import resource
 import sys
 from collections import Counter, defaultdict
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -111,6 +111,7 @@ class Results:
             for name in tests
         }
         stages = self.folder.stages()
+        tried = {name for name in methods if self.config.baselines.rates_to_try(name)}
         device = choose_device(self.config.device)
         metrics = {
             "schema": 1,
@@ -134,7 +135,7 @@ class Results:
             },
             "calibration": RULE if self.config.calibrated else "",
             "thresholds": {p.site.name: p.site.threshold for p in federation.participants},
-            "seconds": _seconds(stages, methods),
+            "seconds": seconds(stages, methods, tried),
             "peak_rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
             "environment": {
                 **describe_environment(),
@@ -144,31 +145,30 @@ class Results:
             },
         }
         np.savez_compressed(self.folder.root / "examples.npz", **pick_examples(tests, maps, ours))
-        write_json(self.folder.root / "history.json", _histories(stages, methods))
+        write_json(self.folder.root / "history.json", histories(stages, methods, tried))
         write_scores(self.folder.root / "scores.csv", rows)
         return metrics
 
 
-def _split(stage: str, methods: Mapping[str, Any]) -> tuple[str, bool]:
-    """A stage without its rate, and whether it gave a method's answers: no trial, nor at a rate that was not chosen."""
-    tried = [name for name, facts in methods.items() if facts.get("trial_images")]
+def answering_stage(stage: str, methods: Mapping[str, Any], tried: Container[str]) -> str | None:
+    """A stage without its rate where it gave a method's answers; None for a trial and a rate that was not chosen."""
     name, mark, rate = split_stage(stage, tried)
-    answers = mark == CHOSEN and same_rate(rate, methods[method_of(stage)]["learning_rate"])
-    return name, answers or not mark
+    chosen = mark == CHOSEN and same_rate(rate, methods[method_of(stage)]["learning_rate"])
+    return name if chosen or not mark else None
 
 
-def _histories(stages: Mapping[str, Any], methods: Mapping[str, Any]) -> dict[str, Any]:
-    """Curves of what answers, by stage without its rate."""
-    parts = ((_split(stage, methods), entry) for stage, entry in stages.items())
-    return {name: entry["history"] for (name, answers), entry in parts if answers}
+def histories(stages: Mapping[str, Any], methods: Mapping[str, Any], tried: Container[str]) -> dict[str, Any]:
+    """Curves of what answers, by stage without its rate; `tried`: the methods that tried several."""
+    named = {answering_stage(stage, methods, tried): entry["history"] for stage, entry in stages.items()}
+    return {name: history for name, history in named.items() if name is not None}
 
 
-def _seconds(stages: Mapping[str, Any], methods: Mapping[str, Any]) -> dict[str, float]:
+def seconds(stages: Mapping[str, Any], methods: Mapping[str, Any], tried: Container[str]) -> dict[str, float]:
     """Time of what answers, by stage without its rate, and of all else that a method tried."""
     found: defaultdict[str, float] = defaultdict(float)
     for stage, entry in stages.items():
-        name, answers = _split(stage, methods)
-        found[name if answers else f"{method_of(stage)} (rates tried)"] += entry["seconds"]
+        name = answering_stage(stage, methods, tried)
+        found[f"{method_of(stage)} (rates tried)" if name is None else name] += entry["seconds"]
     return dict(found)
 
 
