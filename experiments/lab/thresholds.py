@@ -19,7 +19,7 @@ from restored import RestoredRun, command
 from torch import Tensor, nn
 
 from ppcmi_fast.baselines.architectures import make_network
-from ppcmi_fast.baselines.base import CHOSEN
+from ppcmi_fast.baselines.base import CHOSEN, method_of
 from ppcmi_fast.federation.calibration import choose_threshold
 from ppcmi_fast.federation.evaluate import at_threshold, image_dice
 from ppcmi_fast.federation.runfolder import load_module, read_json
@@ -47,7 +47,7 @@ def networks(run: RestoredRun, method: str) -> dict[str, nn.Module]:
 
 def weights_of(run: RestoredRun, stage: str) -> Path:
     """File of a stage, which has a rate in its name where several were tried."""
-    rate = read_json(run.folder / "metrics.json")["methods"][stage.split(".")[0]]["learning_rate"]
+    rate = read_json(run.folder / "metrics.json")["methods"][method_of(stage)]["learning_rate"]
     chosen = run.folder / "baselines" / f"{stage}{CHOSEN}{rate:g}.safetensors"
     return chosen if chosen.is_file() else chosen.with_name(f"{stage}.safetensors")
 
