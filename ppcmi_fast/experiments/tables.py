@@ -274,19 +274,19 @@ def _kept_by_codes(variants: Sequence[Variant]) -> list[str]:
 
 
 def _chosen_rates(result: dict[str, Any]) -> list[str]:
-    """The learning rates that baselines chose on validation images, where they had a choice."""
-    chosen: dict[str, dict[float, None]] = {}
-    tried: dict[float, None] = {}
+    """The learning rates that baselines chose on validation images, where they had a choice, a line per choice."""
+    chosen: dict[str, dict[str, dict[float, None]]] = {}
     for record in result["runs"]:
         settings = record["settings"]["baselines"]
         if settings["learning_rates"]:
-            tried |= dict.fromkeys(settings["learning_rates"])
+            of_these = chosen.setdefault(_rates(settings["learning_rates"]), {})
             for name in (name for name in settings["methods"] if name in UNET_METHODS):
-                chosen.setdefault(name, {})[record["methods"][name]["learning_rate"]] = None
-    if not chosen:
-        return []
-    listed = "; ".join(f"{method_title(name)} {_rates(rates)}" for name, rates in chosen.items())
-    return [f"Learning rates that validation chose of {_rates(tried)}: {listed}.", ""]
+                of_these.setdefault(name, {})[record["methods"][name]["learning_rate"]] = None
+    lines = []
+    for tried, methods in chosen.items():
+        listed = "; ".join(f"{method_title(name)} {_rates(rates)}" for name, rates in methods.items())
+        lines += [f"Learning rates that validation chose of {tried}: {listed}.", ""]
+    return lines
 
 
 def _given_rates(result: dict[str, Any]) -> list[str]:
