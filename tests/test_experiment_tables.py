@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -259,6 +260,18 @@ def test_records_of_before_stay_until_the_plan_changes(tmp_path: Path) -> None:
         collect("name", changed, tmp_path / "here", [], quiet)
     with pytest.raises(RunError, match="expected finished runs, found none; ppcmi experiment run"):
         collect("name", two, tmp_path / "none", [], quiet)
+
+
+def test_ours_is_compared_among_variants_where_it_is_another(tmp_path: Path) -> None:
+    names = ("one", "same", "better", "elsewhere")
+    four = plan(variants=[{"name": name} for name in names])
+    for name, shift in zip(names, (0.0, 0.0, 0.1, 0.1), strict=True):
+        subjects = range(7) if name == "elsewhere" else range(6)
+        write_run(four, tmp_path, {"ppcmi": shift}, variant=name, subjects=subjects)
+    lines = tables.page([collect("name", four, tmp_path, [], quiet)]).splitlines()
+    start = lines.index("| ours less ours in one | points | 95 % | p |")
+    compared = takewhile(bool, lines[start + 2 :])
+    assert [line.split(" | ")[0] for line in compared] == ["| better"]
 
 
 def test_the_page_says_which_learning_rates_were_chosen(tmp_path: Path) -> None:

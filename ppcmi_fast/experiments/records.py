@@ -45,6 +45,11 @@ def subject_scores(rows: Sequence[ScoreRow]) -> list[list[Any]]:
     return found
 
 
+def subjects_of(record: dict[str, Any], method: str) -> list[list[Any]]:
+    """[site, subject, images] of what a record has scores of."""
+    return [row[:3] for row in record["methods"][method]["scores"]]
+
+
 def record_of(folder: Path, variant: str, seed: int) -> dict[str, Any]:
     """What is kept of one finished run.
 
@@ -154,7 +159,7 @@ def _brought_together(
     ours = next((record for record in known if _same_ours(record, run)), None)
     if ours is None:
         return None, []
-    subjects = [row[:3] for row in ours["methods"][OURS]["scores"]]
+    subjects = subjects_of(ours, OURS)
     methods = {name: facts for name, facts in ours["methods"].items() if name.startswith(OURS)}
     wanting: list[str] = []
     for name in run.config.baselines.methods:
@@ -173,7 +178,7 @@ def _brought_together(
 def _has(record: dict[str, Any], method: str, run: PlannedRun, subjects: list[list[Any]]) -> bool:
     """Whether a record has a baseline as a run would train it, of these held-out subjects."""
     served = serves(record, method, run)
-    return served and [row[:3] for row in record["methods"][method]["scores"]] == subjects
+    return served and subjects_of(record, method) == subjects
 
 
 def serves(record: dict[str, Any], method: str, run: PlannedRun) -> bool:

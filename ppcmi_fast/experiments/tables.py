@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ppcmi_fast.experiments.records import MEASURES, OURS, read_records
+from ppcmi_fast.experiments.records import MEASURES, OURS, read_records, subjects_of
 from ppcmi_fast.experiments.repeats import repeats_of
 from ppcmi_fast.experiments.statistics import Difference, Floats, Held, differences
 from ppcmi_fast.federation.calibration import RULE, RULE_OF_SUMS
@@ -198,7 +198,7 @@ def _by_class(variant: Variant, names: Sequence[str]) -> list[str]:
 
 
 def _against_first(variants: Sequence[Variant]) -> list[str]:
-    """Ours in every variant less ours in the first, over the seeds that both have."""
+    """Ours in every variant less ours in the first, over the seeds that both have; no row where it is the same."""
     first, *others = variants
     rows = []
     for other in others:
@@ -207,12 +207,11 @@ def _against_first(variants: Sequence[Variant]) -> list[str]:
             Variant(v.name, [record for record in v.records if record["seed"] in seeds])
             for v in (first, other)
         ]
-        same = seeds and all(
-            [row[:3] for row in a["methods"][OURS]["scores"]]
-            == [row[:3] for row in b["methods"][OURS]["scores"]]
+        same_subjects = seeds and all(
+            subjects_of(a, OURS) == subjects_of(b, OURS)
             for a, b in zip(pair[0].records, pair[1].records, strict=True)
         )
-        if same:
+        if same_subjects and not np.array_equal(pair[0].dice(OURS), pair[1].dice(OURS)):
             gap = differences(pair[0].held, pair[1].dice(OURS), {"first": pair[0].dice(OURS)})["first"]
             rows.append([other.name, *_points(gap)])
     return _table([f"ours less ours in {first.name}", "points", "95 %", "p"], rows) if rows else []
