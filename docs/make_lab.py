@@ -89,7 +89,8 @@ def page(results: dict[str, dict[str, Any]]) -> str:
         "Made by `python docs/make_lab.py` from `docs/results/lab/`; do not edit by hand. Ideas that are measured on"
         " finished runs: one has earned its place in the package, the others are no part of it. Dice is the mean"
         " over sites of the likeliest classes' on their images; points are the difference from the first line of a run,"
-        " with its 95 % bootstrap interval and the p of a signed-rank test over subjects.",
+        " with its 95 % bootstrap interval and the p of a signed-rank test over subjects."
+        " Runs have the names that the experiments' files gave them when they were measured.",
         "",
     ]
     for question, found in results.items():

@@ -1,10 +1,10 @@
 """What are the thresholds worth that sites choose, to ours and to the U-Nets that it is compared with?
 
-    python experiments/lab/thresholds.py runs/experiments/learning_rates/pooled/seed-0
+    python experiments/lab/thresholds.py runs/experiments/comparison_sunnybrook/main/seed-0
 
-It takes a finished run. Every site chooses on its own validation images how likely a class must be against the
-background, for the U-Nets by the rule that it has for ours. Nothing is trained, and weights stay those of the best
-validation by likeliest classes.
+It takes a finished run of ours and baselines, such as the variant that brings the pieces of an experiment together.
+Every site chooses on its own validation images how likely a class must be against the background, for the U-Nets by the
+rule that it has for ours. Nothing is trained, and weights stay those of the best validation by likeliest classes.
 """
 
 from __future__ import annotations
