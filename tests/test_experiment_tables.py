@@ -307,7 +307,7 @@ def test_the_page_says_which_baselines_have_other_rates(tmp_path: Path) -> None:
             record["methods"][name]["learning_rate"] = 0.002
     assert "Learning rates" not in tables.page([both])
     both["runs"][1]["methods"]["fedavg"]["learning_rate"] = 0.004
-    said = "Learning rates: U-Net, all data pooled 0.002; FedAvg of the U-Net 0.002, 0.004."
+    said = "Learning rates that were given: U-Net, all data pooled 0.002; FedAvg of the U-Net 0.002, 0.004."
     assert said in tables.page([both])
 
 

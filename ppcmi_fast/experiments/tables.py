@@ -299,7 +299,7 @@ def _given_rates(result: dict[str, Any]) -> list[str]:
     if len({rate for rates in given.values() for rate in rates}) < 2:
         return []
     listed = "; ".join(f"{method_title(name)} {_rates(rates)}" for name, rates in given.items())
-    return [f"Learning rates: {listed}.", ""]
+    return [f"Learning rates that were given: {listed}.", ""]
 
 
 def _rates(rates: Iterable[float]) -> str:
