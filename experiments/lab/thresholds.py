@@ -2,9 +2,10 @@
 
     python experiments/lab/thresholds.py runs/experiments/comparison_sunnybrook/main/seed-0
 
-It takes a finished run of ours and baselines, such as the variant that brings the pieces of an experiment together.
-Every site chooses on its own validation images how likely a class must be against the background, for the U-Nets by the
-rule that it has for ours. Nothing is trained, and weights stay those of the best validation by likeliest classes.
+It takes a finished run of ours and baselines, such as the variant that brings an experiment's pieces together, run
+after them (`ppcmi experiment run comparison_sunnybrook --only main --seed 0`). Every site chooses on its own validation
+images how likely a class must be against the background, for the U-Nets by the rule that it has for ours. Nothing is
+trained, and weights stay those of the best validation by likeliest classes.
 """
 
 from __future__ import annotations

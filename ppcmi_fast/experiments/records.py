@@ -20,6 +20,8 @@ MEASURES = ("dice", "iou", "hd95")
 SCHEMA = 2
 # Of a method's facts: what other trainings of it came to, see `repeats`.
 REPEATED = "repeated"
+# Of a row of scores, before the measures.
+SUBJECT_COLUMNS = 3
 # Fewer would make ties, and ties another test.
 DECIMALS = 7
 # Records do not say where the images lay.
@@ -45,9 +47,9 @@ def subject_scores(rows: Sequence[ScoreRow]) -> list[list[Any]]:
     return found
 
 
-def subjects_of(record: dict[str, Any], method: str) -> list[list[Any]]:
-    """[site, subject, images] of what a record has scores of."""
-    return [row[:3] for row in record["methods"][method]["scores"]]
+def subjects_of(scores: Sequence[Sequence[Any]]) -> list[list[Any]]:
+    """[site, subject, images] of a method's scores in a record, a row a subject."""
+    return [list(row[:SUBJECT_COLUMNS]) for row in scores]
 
 
 def record_of(folder: Path, variant: str, seed: int) -> dict[str, Any]:
@@ -159,7 +161,7 @@ def _brought_together(
     ours = next((record for record in known if _same_ours(record, run)), None)
     if ours is None:
         return None, []
-    subjects = subjects_of(ours, OURS)
+    subjects = subjects_of(ours["methods"][OURS]["scores"])
     methods = {name: facts for name, facts in ours["methods"].items() if name.startswith(OURS)}
     wanting: list[str] = []
     for name in run.config.baselines.methods:
@@ -178,7 +180,7 @@ def _brought_together(
 def _has(record: dict[str, Any], method: str, run: PlannedRun, subjects: list[list[Any]]) -> bool:
     """Whether a record has a baseline as a run would train it, of these held-out subjects."""
     served = serves(record, method, run)
-    return served and subjects_of(record, method) == subjects
+    return served and subjects_of(record["methods"][method]["scores"]) == subjects
 
 
 def serves(record: dict[str, Any], method: str, run: PlannedRun) -> bool:

@@ -13,13 +13,22 @@ import numpy as np
 
 from ppcmi_fast.errors import RunError
 from ppcmi_fast.experiments.plan import Plan, PlannedRun, planned_runs
-from ppcmi_fast.experiments.records import DECIMALS, MEASURES, OURS, REPEATED, SOMEWHERE, record_of, serves
+from ppcmi_fast.experiments.records import (
+    DECIMALS,
+    MEASURES,
+    OURS,
+    REPEATED,
+    SOMEWHERE,
+    SUBJECT_COLUMNS,
+    record_of,
+    serves,
+    subjects_of,
+)
 from ppcmi_fast.experiments.reuse import finished_runs
 from ppcmi_fast.experiments.statistics import Floats, Held
 from ppcmi_fast.report.runfolder import method_title
 
-_DICE = MEASURES.index("dice")
-_SCORES = 3
+_DICE = SUBJECT_COLUMNS + MEASURES.index("dice")
 
 
 def largest_difference(kept: Sequence[Sequence[Any]], again: Sequence[Sequence[Any]]) -> float:
@@ -32,14 +41,14 @@ def largest_difference(kept: Sequence[Sequence[Any]], again: Sequence[Sequence[A
     Raises:
         RunError: not of the same held-out images.
     """
-    if [row[:_SCORES] for row in kept] != [row[:_SCORES] for row in again]:
+    if subjects_of(kept) != subjects_of(again):
         raise RunError("expected scores of the record's held-out images, got others; is it the same data?")
     return float(np.abs(_dice(kept) - _dice(again)).max())
 
 
 def _dice(rows: Sequence[Sequence[Any]]) -> Floats:
     """[subjects, classes]."""
-    return np.array([row[_SCORES + _DICE] for row in rows], dtype=np.float64)
+    return np.array([row[_DICE] for row in rows], dtype=np.float64)
 
 
 def compare_repeats(plan: Plan, runs: Sequence[dict[str, Any]], out: Path) -> list[str]:

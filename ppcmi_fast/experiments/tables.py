@@ -208,7 +208,7 @@ def _against_first(variants: Sequence[Variant]) -> list[str]:
             for v in (first, other)
         ]
         same_subjects = seeds and all(
-            subjects_of(a, OURS) == subjects_of(b, OURS)
+            subjects_of(a["methods"][OURS]["scores"]) == subjects_of(b["methods"][OURS]["scores"])
             for a, b in zip(pair[0].records, pair[1].records, strict=True)
         )
         if same_subjects and not np.array_equal(pair[0].dice(OURS), pair[1].dice(OURS)):
@@ -273,7 +273,7 @@ def _kept_by_codes(variants: Sequence[Variant]) -> list[str]:
 
 
 def _chosen_rates(result: dict[str, Any]) -> list[str]:
-    """The learning rates that baselines chose on validation images, where they had a choice, a line per choice."""
+    """The learning rates that baselines chose on validation images, a line for each list that was tried."""
     chosen: dict[str, dict[str, dict[float, None]]] = {}
     for record in result["runs"]:
         settings = record["settings"]["baselines"]
@@ -390,7 +390,8 @@ def page(results: Sequence[dict[str, Any]]) -> str:
     compared = [r for r in results if r["experiment"].startswith(COMPARISONS)]
     hours, of_these = (training_seconds(some) / 3600 for some in (results, compared))
     effort = (
-        f"Training all that is on this page, what experiments share counted once and trials of learning rates left out,"
+        "Training all that is on this page, what experiments took over from each other counted once, and trials of"
+        " learning rates and whole trainings at a rate that was not chosen left out,"
         f" took {hours:.1f} hours of one run at a time, {of_these:.1f} of them for the comparisons on real and phantom"
         " sets; two cores with a run each need half of that at best.\n"
     )
