@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ppcmi_fast.experiments.records import MEASURES, OURS, read_records, subjects_of
+from ppcmi_fast.experiments.records import MEASURES, OURS, SUBJECT_COLUMNS, read_records, subjects_of
 from ppcmi_fast.experiments.repeats import repeats_of
 from ppcmi_fast.experiments.statistics import Difference, Floats, Held, differences
 from ppcmi_fast.federation.calibration import RULE, RULE_OF_SUMS
@@ -68,7 +68,7 @@ class Variant:
     def scores(self, method: str) -> Floats:
         """[E, measures, classes]."""
         return np.array(
-            [row[3:] for record in self.records for row in record["methods"][method]["scores"]],
+            [row[SUBJECT_COLUMNS:] for record in self.records for row in record["methods"][method]["scores"]],
             dtype=np.float64,
         )
 
@@ -272,34 +272,23 @@ def _kept_by_codes(variants: Sequence[Variant]) -> list[str]:
     return [f"Dice that the mask codes of ours alone keep of the masks: {listed}.", ""]
 
 
-def _chosen_rates(result: dict[str, Any]) -> list[str]:
-    """The learning rates that baselines chose on validation images, a line for each list that was tried."""
-    chosen: dict[str, dict[str, dict[float, None]]] = {}
+def _learning_rates(result: dict[str, Any]) -> list[str]:
+    """The rates that U-Nets chose, a line for each list that was tried, and those given, where they differ."""
+    found: dict[str, dict[str, set[float]]] = {}
     for record in result["runs"]:
-        settings = record["settings"]["baselines"]
-        if settings["learning_rates"]:
-            of_these = chosen.setdefault(_rates(settings["learning_rates"]), {})
-            for name in (name for name in settings["methods"] if name in UNET_METHODS):
-                of_these.setdefault(name, {})[record["methods"][name]["learning_rate"]] = None
+        tried = _rates(record["settings"]["baselines"]["learning_rates"])
+        for name in UNET_METHODS:
+            if name in record["methods"]:
+                rate = record["methods"][name]["learning_rate"]
+                found.setdefault(tried, {}).setdefault(name, set()).add(rate)
     lines = []
-    for tried, methods in chosen.items():
-        listed = "; ".join(f"{method_title(name)} {_rates(rates)}" for name, rates in methods.items())
-        lines += [f"Learning rates that validation chose of {tried}: {listed}.", ""]
+    for tried in sorted(found, key=lambda tried: not tried):
+        methods = found[tried]
+        if tried or len(set().union(*methods.values())) > 1:
+            source = f"validation chose of {tried}" if tried else "were given"
+            listed = "; ".join(f"{method_title(name)} {_rates(rates)}" for name, rates in methods.items())
+            lines += [f"Learning rates that {source}: {listed}.", ""]
     return lines
-
-
-def _given_rates(result: dict[str, Any]) -> list[str]:
-    """The learning rates of U-Nets that were given one, where they differ."""
-    given: dict[str, dict[float, None]] = {}
-    for record in result["runs"]:
-        if not record["settings"]["baselines"]["learning_rates"]:
-            for name in UNET_METHODS:
-                if name in record["methods"]:
-                    given.setdefault(name, {})[record["methods"][name]["learning_rate"]] = None
-    if len({rate for rates in given.values() for rate in rates}) < 2:
-        return []
-    listed = "; ".join(f"{method_title(name)} {_rates(rates)}" for name, rates in given.items())
-    return [f"Learning rates that were given: {listed}.", ""]
 
 
 def _rates(rates: Iterable[float]) -> str:
@@ -358,8 +347,7 @@ def section(result: dict[str, Any]) -> str:
                 lines += [f"By class, `{variant.name}`:", "", *_by_class(variant, classes)]
     lines += [
         *_kept_by_codes(variants),
-        *_chosen_rates(result),
-        *_given_rates(result),
+        *_learning_rates(result),
         *repeats_of(result),
         *_other_thresholds(result),
         *_late(variants),
