@@ -16,8 +16,9 @@ from tiny_runs import TINY
 
 from ppcmi_fast.errors import ConfigError, RunError
 from ppcmi_fast.experiments import tables
+from ppcmi_fast.experiments.collect import collect
 from ppcmi_fast.experiments.plan import Plan, planned_runs
-from ppcmi_fast.experiments.records import collect, record_of
+from ppcmi_fast.experiments.records import record_of
 
 BOTH = ["unet_centralised", "unet_local"]
 PIECES: list[dict[str, Any]] = [

@@ -1,8 +1,9 @@
-"""Baselines that were trained anew are compared with their records; what was taken over is no repetition."""
+"""What was trained anew is compared with its record; what was taken over is no repetition."""
 
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,9 @@ from typer.testing import CliRunner
 from ppcmi_fast.cli import experiment
 from ppcmi_fast.errors import RunError
 from ppcmi_fast.experiments import tables
+from ppcmi_fast.experiments.collect import collect
 from ppcmi_fast.experiments.plan import Plan, planned_runs
-from ppcmi_fast.experiments.records import REPEATED, collect, read_records, write_records
+from ppcmi_fast.experiments.records import REPEATED, read_records, write_records
 from ppcmi_fast.experiments.repeats import compare_repeats
 
 ALONE = "unet_local"
@@ -30,12 +32,19 @@ def kept_runs(made: Plan, tmp_path: Path) -> list[dict[str, Any]]:
 
 
 def train_again(
-    made: Plan, out: Path, shift: float, *, seconds: float = 70.0, variant: str = "local", **options: Any
+    made: Plan,
+    out: Path,
+    shift: float,
+    *,
+    seconds: float = 70.0,
+    variant: str = "local",
+    method: str = ALONE,
+    **options: Any,
 ) -> None:
     folder = out / "other" / variant / "seed-0"
-    write_run(made, out / "other", {"ppcmi": -0.3, "fedavg": 0.0, ALONE: shift}, variant=variant, **options)
+    write_run(made, out / "other", {"ppcmi": -0.3, "fedavg": 0.0, method: shift}, variant=variant, **options)
     metrics = json.loads((folder / "metrics.json").read_text())
-    metrics["methods"][ALONE] |= {"seconds": seconds, "learning_rate": None}
+    metrics["methods"][method] |= {"seconds": seconds, "learning_rate": None}
     (folder / "metrics.json").write_text(json.dumps(metrics))
     run = next(r for r in planned_runs(made, Path("data")) if r.variant == variant)
     (folder / "config.toml").write_text(run.config.to_toml())
@@ -49,12 +58,12 @@ def test_the_same_scores_are_called_the_same(tmp_path: Path) -> None:
     (entry,) = runs[0]["methods"][ALONE][REPEATED]
     assert entry["largest_difference"] == 0 and entry["seconds"] == 70
     assert REPEATED not in runs[0]["methods"]["ppcmi"] | runs[0]["methods"]["unet_centralised"]
-    line = "Trained anew, as `ppcmi experiment compare` found, the same Dice of every held-out subject: U-Net, each"
+    line = "Other trainings at the same settings came to the same Dice of every held-out subject: U-Net, each"
     page = tables.page([collect("name", made, tmp_path / "none", runs, quiet)])
     assert f"{line} site alone (seed 0).\n" in page and "another Dice" not in page
 
 
-def test_a_table_keeps_what_is_known_of_repetitions_until_the_run_is_another(tmp_path: Path) -> None:
+def test_a_table_keeps_what_is_known_of_repetitions(tmp_path: Path) -> None:
     made = in_pieces()
     runs = kept_runs(made, tmp_path)
     train_again(made, tmp_path / "new", -0.1)
@@ -62,9 +71,68 @@ def test_a_table_keeps_what_is_known_of_repetitions_until_the_run_is_another(tmp
     # The run is still there, and read again.
     (again,) = collect("name", made, tmp_path / "old", runs, quiet)["runs"]
     assert again["methods"][ALONE][REPEATED] == runs[0]["methods"][ALONE][REPEATED]
-    runs[0]["methods"][ALONE]["seconds"] = 50.0
-    (other,) = collect("name", made, tmp_path / "old", runs, quiet)["runs"]
-    assert REPEATED not in other["methods"][ALONE]
+
+
+def test_ours_is_compared_with_what_it_came_to_under_other_keys(tmp_path: Path) -> None:
+    made = in_pieces()
+    runs = kept_runs(made, tmp_path)
+    train_again(made, tmp_path / "new", SHIFTS["ppcmi"] - 0.02, variant="ours", method="ppcmi")
+    (line,) = compare_repeats(made, runs, tmp_path / "new")
+    (entry,) = runs[0]["methods"]["ppcmi"][REPEATED]
+    assert line == f"ppcmi, seed 0: Dice {entry['dice']:.3f}, a subject's differs by up to 0.0200"
+    assert entry["largest_difference"] == pytest.approx(0.02, abs=1e-6)
+
+
+def test_what_is_trained_anew_takes_the_place_of_what_was_kept_which_stays_beside_it(tmp_path: Path) -> None:
+    # What the piece has of ours is of fewer rounds.
+    made = in_pieces(**{"codec.rounds": 9})
+    runs = kept_runs(made, tmp_path)
+    before = runs[0]["methods"][ALONE]
+    before[REPEATED] = [{"seconds": 50.0, "dice": 0.61, "largest_difference": 0.1, "environment": {}}]
+    train_again(made, tmp_path / "new", SHIFTS[ALONE] + 0.02)
+    shutil.move(tmp_path / "new" / "other" / "local", tmp_path / "new" / "local")
+    (record,) = collect("name", made, tmp_path / "new", runs, quiet)["runs"]
+    ours, alone = record["methods"]["ppcmi"], record["methods"][ALONE]
+    assert ours == runs[0]["methods"]["ppcmi"] and alone["seconds"] == 70
+    first, replaced = alone[REPEATED]
+    # Of the repetition no scores are kept that would say how far from the new one it is.
+    assert first == before[REPEATED][0] | {"largest_difference": None}
+    assert replaced["seconds"] == before["seconds"] and replaced["environment"] == record["environment"]
+    assert replaced["largest_difference"] == pytest.approx(0.02, abs=1e-6)
+    text = f"came to another Dice: U-Net, each site alone (seed 0) 0.610, {replaced['dice']:.3f}."
+    assert text in tables.page([collect("name", made, tmp_path / "none", [record], quiet)])
+    # Read again, it says nothing more.
+    assert collect("name", made, tmp_path / "new", [record], quiet)["runs"] == [record]
+
+
+@pytest.mark.parametrize(
+    ("shift", "known", "noted"), [(0.0, 0.1, 0.1), (0.02, 0.0, 0.02)], ids=["same as new", "same as kept"]
+)
+def test_a_repetition_that_is_known_to_differ_by_as_much_says_so(
+    tmp_path: Path, shift: float, known: float, noted: float
+) -> None:
+    made = in_pieces()
+    runs = kept_runs(made, tmp_path)
+    entries = [
+        {"seconds": s, "dice": 0.61, "largest_difference": known, "environment": {}} for s in (50.0, 70.0)
+    ]
+    runs[0]["methods"][ALONE][REPEATED] = entries
+    train_again(made, tmp_path / "new", SHIFTS[ALONE] + shift)
+    shutil.move(tmp_path / "new" / "other" / "local", tmp_path / "new" / "local")
+    (record,) = collect("name", made, tmp_path / "new", runs, quiet)["runs"]
+    # The repetition of 70 s is what has taken the place.
+    first, replaced = record["methods"][ALONE][REPEATED]
+    assert first["largest_difference"] == pytest.approx(noted, abs=1e-6) and first["seconds"] == 50
+    assert replaced["largest_difference"] == pytest.approx(shift, abs=1e-6) and replaced["seconds"] == 60
+
+
+def test_networks_that_are_scored_otherwise_are_no_other_training(tmp_path: Path) -> None:
+    made = in_pieces()
+    runs = kept_runs(made, tmp_path)
+    runs[0]["methods"][ALONE]["scores"][0][3] = [0.5]
+    runs[0]["methods"][ALONE][REPEATED] = [{"seconds": 50.0, "dice": 0.6, "largest_difference": 0.0}]
+    (again,) = collect("name", made, tmp_path / "old", runs, quiet)["runs"]
+    assert REPEATED not in again["methods"][ALONE]
 
 
 def test_a_record_that_is_no_longer_planned_is_passed_over(tmp_path: Path) -> None:
@@ -124,9 +192,9 @@ def test_the_command_notes_it_and_says_what_is_missing(tmp_path: Path) -> None:
     command = ["compare", str(file), "--docs", str(tmp_path / "docs"), "--out", str(tmp_path / "new")]
     nothing = CliRunner().invoke(experiment.app, command)
     assert isinstance(nothing.exception, RunError)
-    assert "expected a finished run with a baseline of name that was trained anew" in str(nothing.exception)
+    assert "expected a finished run that has trained anew what name has" in str(nothing.exception)
     train_again(made, tmp_path / "new", SHIFTS[ALONE])
     done = CliRunner().invoke(experiment.app, command)
     assert done.exit_code == 0 and "unet_local, seed 0: the same" in done.output
     assert read_records(record)["runs"][0]["methods"][ALONE][REPEATED]
-    assert "Trained anew" in (tmp_path / "docs" / "experiments_results.md").read_text()
+    assert "Other trainings" in (tmp_path / "docs" / "experiments_results.md").read_text()

@@ -16,9 +16,10 @@ from tiny_runs import TINY
 
 from ppcmi_fast.errors import RunError
 from ppcmi_fast.experiments import tables
+from ppcmi_fast.experiments.collect import collect
 from ppcmi_fast.experiments.figures import draw, draw_rows
 from ppcmi_fast.experiments.plan import Plan, planned_runs
-from ppcmi_fast.experiments.records import collect, read_records, write_records
+from ppcmi_fast.experiments.records import read_records, write_records
 from ppcmi_fast.experiments.statistics import Held, differences
 from ppcmi_fast.federation.calibration import RULE, RULE_OF_SUMS
 from ppcmi_fast.metrics import MEASURES, ImageScores, ScoreRow, summarise, write_scores

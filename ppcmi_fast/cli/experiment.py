@@ -84,9 +84,10 @@ def table(
     docs: DOCS = DEFAULT_DOCS,
 ) -> None:
     """Keep the figures of finished runs as JSON, beside those kept before, and make the page and its pictures."""
+    from ppcmi_fast.experiments.collect import collect
     from ppcmi_fast.experiments.figures import draw, draw_rows
     from ppcmi_fast.experiments.plan import load_plan
-    from ppcmi_fast.experiments.records import collect, read_records, write_records
+    from ppcmi_fast.experiments.records import read_records, write_records
     from ppcmi_fast.experiments.tables import variants_of
 
     figures = docs / "figures"
@@ -114,7 +115,7 @@ def compare(
     out: OUT = DEFAULT_OUT,
     docs: DOCS = DEFAULT_DOCS,
 ) -> None:
-    """Compare baselines that any finished run has trained anew with what is kept of them, and note it on the page."""
+    """Compare what any finished run has trained anew with what is kept of it, and note it on the page."""
     from ppcmi_fast.experiments.plan import load_plan
     from ppcmi_fast.experiments.records import read_records, write_records
     from ppcmi_fast.experiments.repeats import compare_repeats
@@ -125,7 +126,7 @@ def compare(
     found = compare_repeats(plan, result["runs"], out)
     if not found:
         raise RunError(
-            f"{out}: expected a finished run with a baseline of {path.stem} that was trained anew, found none;"
+            f"{out}: expected a finished run that has trained anew what {path.stem} has, found none;"
             f" run a piece of it elsewhere: ppcmi experiment run {path.stem} --only VARIANT --out FOLDER"
         )
     for line in found:

@@ -1,6 +1,7 @@
-"""Whether what a record says comes out again: baselines trained anew are compared with it, subject by subject.
+"""Whether what a record says comes out again: what is trained anew is compared with it, subject by subject.
 
-Ours is not among them: every run of it draws other keys, and with them other first weights.
+Every run of ours draws other keys, and with them other first weights: it does not come out the same, and what it comes
+to says how far other keys lead.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from ppcmi_fast.experiments.records import (
     SOMEWHERE,
     SUBJECT_COLUMNS,
     record_of,
+    same_ours,
     serves,
     subjects_of,
 )
@@ -52,11 +54,11 @@ def _dice(rows: Sequence[Sequence[Any]]) -> Floats:
 
 
 def compare_repeats(plan: Plan, runs: Sequence[dict[str, Any]], out: Path) -> list[str]:
-    """Note with every baseline of an experiment's records what other trainings of it came to.
+    """Note with every method of an experiment's records what other trainings of it came to.
 
     Args:
         plan: of the experiment.
-        runs: its records; those of baselines that were trained anew get entries beside those that they have.
+        runs: its records; methods that were trained anew get entries beside those that they have.
         out: folder of experiments, in any of which it may have been trained.
 
     Returns:
@@ -70,7 +72,7 @@ def compare_repeats(plan: Plan, runs: Sequence[dict[str, Any]], out: Path) -> li
     again = [
         record_of(run.folder, run.folder.parent.name, run.config.seed)
         for run in finished_runs(out)
-        if run.config.seed in seeds and run.config.baselines.methods
+        if run.config.seed in seeds
     ]
     lines: dict[str, None] = {}
     for record in runs:
@@ -89,15 +91,60 @@ def compare_repeats(plan: Plan, runs: Sequence[dict[str, Any]], out: Path) -> li
     return list(lines)
 
 
+def keep_repeats(record: dict[str, Any], before: dict[str, Any], run: PlannedRun) -> None:
+    """Note with the methods of a record what was kept of them: other trainings, and repetitions of those.
+
+    Args:
+        record: of a run; its methods get entries.
+        before: the record that was kept of that run.
+        run: as it is planned.
+
+    """
+    for name, facts in record["methods"].items():
+        known = before["methods"].get(name, facts)
+        entries = known.get(REPEATED, [])
+        if any(known[key] != facts[key] for key in ("seconds", "scores")):
+            if not _is_another_training(known, facts) or not _is_trained(before, name, run):
+                continue
+            replaced = _entry(facts, known) | {"environment": known.get("environment", before["environment"])}
+            beside = (_beside(entry, replaced["largest_difference"]) for entry in entries)
+            entries = [*(entry for entry in beside if entry["seconds"] != facts["seconds"]), replaced]
+        if entries:
+            facts.setdefault(REPEATED, entries)
+
+
+def _is_another_training(kept: dict[str, Any], facts: dict[str, Any]) -> bool:
+    """Of the same held-out images, and not the same networks scored otherwise."""
+    return bool(kept["seconds"] != facts["seconds"]) and subjects_of(kept["scores"]) == subjects_of(
+        facts["scores"]
+    )
+
+
+def _beside(entry: dict[str, Any], gap: float) -> dict[str, Any]:
+    """A repetition of what was replaced as one of what replaces it, which differ by `gap`.
+
+    Where it differed from the one as that does from the other, nobody knows by how much from the other.
+    """
+    if not gap:
+        return entry
+    return entry | {"largest_difference": None if entry["largest_difference"] != 0 else gap}
+
+
 def _repeats(again: dict[str, Any], method: str, run: PlannedRun, record: dict[str, Any]) -> bool:
     """Whether a finished run has trained this anew: what was taken over has the seconds of its training as well."""
     return (
-        not method.startswith(OURS)
-        and again["dataset"]["name"] == record["dataset"]["name"]
+        again["dataset"]["name"] == record["dataset"]["name"]
         # A kept record may be of settings that the plan no longer has.
-        and all(serves(one, method, run) for one in (record, again))
+        and all(_is_trained(one, method, run) for one in (record, again))
         and again["methods"][method]["seconds"] != record["methods"][method]["seconds"]
     )
+
+
+def _is_trained(record: dict[str, Any], method: str, run: PlannedRun) -> bool:
+    """Whether a method of a record is trained as a run would; of ours what answers is compared, no part of it."""
+    if method.startswith(OURS):
+        return method == OURS and OURS in record["methods"] and same_ours(record, run)
+    return serves(record, method, run)
 
 
 def _entry(facts: dict[str, Any], again: dict[str, Any]) -> dict[str, Any]:
@@ -122,7 +169,7 @@ def repeats_of(result: dict[str, Any]) -> list[str]:
     for record in result["runs"]:
         for name, facts in record["methods"].items():
             entries = facts.get(REPEATED, [])
-            changed = [f"{entry['dice']:.3f}" for entry in entries if entry["largest_difference"]]
+            changed = [f"{entry['dice']:.3f}" for entry in entries if entry["largest_difference"] != 0]
             if changed:
                 other[f"{method_title(name)} (seed {record['seed']}) {', '.join(changed)}"] = None
             elif entries:
@@ -132,4 +179,4 @@ def repeats_of(result: dict[str, Any]) -> list[str]:
     parts += [f"another Dice: {'; '.join(other)}"] if other else []
     if not parts:
         return []
-    return [f"Trained anew, as `ppcmi experiment compare` found, {'. And '.join(parts)}.", ""]
+    return [f"Other trainings at the same settings came to {'. And to '.join(parts)}.", ""]
