@@ -18,7 +18,7 @@ from ppcmi_fast.errors import ConfigError, RunError
 from ppcmi_fast.experiments import tables
 from ppcmi_fast.experiments.collect import collect
 from ppcmi_fast.experiments.plan import Plan, planned_runs
-from ppcmi_fast.experiments.records import record_of
+from ppcmi_fast.experiments.records import REPEATED, record_of
 
 BOTH = ["unet_centralised", "unet_local"]
 PIECES: list[dict[str, Any]] = [
@@ -55,8 +55,10 @@ def test_the_table_brings_pieces_together_that_no_run_has_in_one(tmp_path: Path)
     assert record["thresholds"] == ours["thresholds"] and record["settings"]["codec"]["rounds"] == 9
     # A run that has all of it goes before its parts.
     write_run(made, tmp_path, SHIFTS, variant="main")
-    (whole,) = collect("name", made, tmp_path, [record], quiet)["runs"]
+    lines.clear()
+    (whole,) = collect("name", made, tmp_path, [record], lines.append)["runs"]
     assert list(whole["methods"]) == list(SHIFTS)
+    assert lines == ["replaced: main, seed 0, unet_centralised, unet_local"]
 
 
 def test_ours_of_one_variant_serves_another_that_differs_in_baselines(tmp_path: Path) -> None:
@@ -76,14 +78,18 @@ def test_baselines_outlive_other_settings_of_ours(tmp_path: Path) -> None:
     kept = collect("name", in_pieces(), tmp_path / "old", [], quiet)["runs"]
     better = in_pieces(**{"codec.rounds": 7})
     write_run(better, tmp_path / "new", {"ppcmi": -0.1}, variant="ours")
-    (record,) = collect("name", better, tmp_path / "new", kept, quiet)["runs"]
+    lines: list[str] = []
+    (record,) = collect("name", better, tmp_path / "new", kept, lines.append)["runs"]
+    assert lines == ["replaced: main, seed 0, ppcmi"]
+    # Under other settings it is no other training of the same.
+    assert REPEATED not in record["methods"]["ppcmi"]
     assert record["settings"]["codec"]["rounds"] == 7 and list(record["methods"]) == list(SHIFTS)
     assert record["methods"]["ppcmi"] != kept[0]["methods"]["ppcmi"]
     assert [record["methods"][name] for name in BOTH] == [kept[0]["methods"][name] for name in BOTH]
     # Kept as it is now, and as long as the plan is.
     assert collect("name", better, tmp_path / "none", [record], quiet)["runs"] == [record]
     kept[0]["environment"] = kept[0]["environment"] | {"cpu": "another"}
-    mixed = collect("name", better, tmp_path / "new", kept, quiet)
+    mixed = collect("name", better, tmp_path / "new", kept, lines.append)
     assert mixed["runs"][0]["methods"]["unet_local"]["environment"]["cpu"] == "another"
     assert "1 thread of x, or 1 thread of another" in tables.page([mixed])
 

@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 import tomli_w
-from test_experiment_pieces import in_pieces
+from test_experiment_pieces import BUDGET, PIECES, in_pieces
 from test_experiment_tables import SHIFTS, quiet, write_run
+from test_experiments import plan
 from typer.testing import CliRunner
 
 from ppcmi_fast.cli import experiment
@@ -21,6 +22,7 @@ from ppcmi_fast.experiments.collect import collect
 from ppcmi_fast.experiments.plan import Plan, planned_runs
 from ppcmi_fast.experiments.records import REPEATED, read_records, write_records
 from ppcmi_fast.experiments.repeats import compare_repeats
+from ppcmi_fast.federation.calibration import RULE_OF_SUMS
 
 ALONE = "unet_local"
 
@@ -42,12 +44,20 @@ def train_again(
     **options: Any,
 ) -> None:
     folder = out / "other" / variant / "seed-0"
-    write_run(made, out / "other", {"ppcmi": -0.3, "fedavg": 0.0, method: shift}, variant=variant, **options)
+    others = {} if method == "ppcmi" else {"ppcmi": -0.3, "fedavg": 0.0}
+    write_run(made, out / "other", others | {method: shift}, variant=variant, **options)
     metrics = json.loads((folder / "metrics.json").read_text())
     metrics["methods"][method] |= {"seconds": seconds, "learning_rate": None}
+    metrics["environment"]["cpu"] = "y"
     (folder / "metrics.json").write_text(json.dumps(metrics))
     run = next(r for r in planned_runs(made, Path("data")) if r.variant == variant)
     (folder / "config.toml").write_text(run.config.to_toml())
+
+
+def train_in_place(made: Plan, out: Path, shift: float, *, variant: str = "local", **options: Any) -> None:
+    """A piece in the experiment's own folder."""
+    train_again(made, out, shift, variant=variant, **options)
+    shutil.move(out / "other" / variant, out / variant)
 
 
 def test_the_same_scores_are_called_the_same(tmp_path: Path) -> None:
@@ -89,15 +99,16 @@ def test_what_is_trained_anew_takes_the_place_of_what_was_kept_which_stays_besid
     runs = kept_runs(made, tmp_path)
     before = runs[0]["methods"][ALONE]
     before[REPEATED] = [{"seconds": 50.0, "dice": 0.61, "largest_difference": 0.1, "environment": {}}]
-    train_again(made, tmp_path / "new", SHIFTS[ALONE] + 0.02)
-    shutil.move(tmp_path / "new" / "other" / "local", tmp_path / "new" / "local")
-    (record,) = collect("name", made, tmp_path / "new", runs, quiet)["runs"]
-    ours, alone = record["methods"]["ppcmi"], record["methods"][ALONE]
-    assert ours == runs[0]["methods"]["ppcmi"] and alone["seconds"] == 70
+    train_in_place(made, tmp_path / "new", SHIFTS[ALONE] + 0.02)
+    lines: list[str] = []
+    (record,) = collect("name", made, tmp_path / "new", runs, lines.append)["runs"]
+    assert lines == [f"replaced: main, seed 0, {ALONE}"]
+    alone = record["methods"][ALONE]
+    assert alone["seconds"] == 70
     first, replaced = alone[REPEATED]
     # Of the repetition no scores are kept that would say how far from the new one it is.
     assert first == before[REPEATED][0] | {"largest_difference": None}
-    assert replaced["seconds"] == before["seconds"] and replaced["environment"] == record["environment"]
+    assert replaced["seconds"] == before["seconds"] and replaced["environment"] == runs[0]["environment"]
     assert replaced["largest_difference"] == pytest.approx(0.02, abs=1e-6)
     text = f"came to another Dice: U-Net, each site alone (seed 0) 0.610, {replaced['dice']:.3f}."
     assert text in tables.page([collect("name", made, tmp_path / "none", [record], quiet)])
@@ -105,22 +116,82 @@ def test_what_is_trained_anew_takes_the_place_of_what_was_kept_which_stays_besid
     assert collect("name", made, tmp_path / "new", [record], quiet)["runs"] == [record]
 
 
-@pytest.mark.parametrize(
-    ("shift", "known", "noted"), [(0.0, 0.1, 0.1), (0.02, 0.0, 0.02)], ids=["same as new", "same as kept"]
-)
-def test_a_repetition_that_is_known_to_differ_by_as_much_says_so(
-    tmp_path: Path, shift: float, known: float, noted: float
-) -> None:
-    made = in_pieces()
+def test_ours_trained_anew_takes_its_place_in_every_variant_that_shares_it(tmp_path: Path) -> None:
+    others = {"name": "others", "settings": {"baselines.methods": ["fedavg"]}}
+    made = plan(seeds=[0, 1], settings=BUDGET | {"codec.rounds": 9}, variants=[*PIECES, others])
+    for seed in (0, 1):
+        write_run(made, tmp_path / "old", SHIFTS, variant="main", seed=seed)
+        write_run(made, tmp_path / "old", {"ppcmi": 0.0, "fedavg": 0.1}, variant="others", seed=seed)
+    runs = collect("name", made, tmp_path / "old", [], quiet)["runs"]
+    train_in_place(made, tmp_path / "new", 0.03, variant="ours", method="ppcmi")
+    lines: list[str] = []
+    result = collect("name", made, tmp_path / "new", runs, lines.append)
+    assert lines == ["replaced: main, seed 0, ppcmi", "replaced: others, seed 0, ppcmi"]
+    main, later, also, also_later = result["runs"]
+    assert (later, also_later) == (runs[1], runs[3])
+    for record, before in ((main, runs[0]), (also, runs[2])):
+        assert record["methods"]["ppcmi"]["seconds"] == 70 and record["environment"]["cpu"] == "y"
+        (entry,) = record["methods"]["ppcmi"][REPEATED]
+        assert entry["seconds"] == 60 and entry["environment"]["cpu"] == "x"
+        others_of = [name for name in before["methods"] if name != "ppcmi"]
+        for name in others_of:
+            assert record["methods"][name] == before["methods"][name] | {"environment": before["environment"]}
+    # Of what variants share one is told, and of which variant the rest is.
+    also["methods"]["fedavg"][REPEATED] = [{"seconds": 50.0, "dice": 0.61, "largest_difference": 0.1}]
+    listed = f"PPCMI (ours) (seed 0) {entry['dice']:.3f}; FedAvg of the U-Net of `others` (seed 0) 0.610."
+    assert f"Other trainings at the same settings came to another Dice: {listed}" in tables.page([result])
+
+
+def test_a_variant_keeps_the_training_of_ours_that_it_had(tmp_path: Path) -> None:
+    others = {"name": "others", "settings": {"baselines.methods": [ALONE]}}
+    made = plan(settings=BUDGET | {"codec.rounds": 9}, variants=[*PIECES, others])
+    write_run(made, tmp_path / "old", SHIFTS, variant="main")
+    write_run(made, tmp_path / "old", {"ppcmi": 0.01, ALONE: 0.0}, variant="others")
+    runs = collect("name", made, tmp_path / "old", [], quiet)["runs"]
+    train_in_place(made, tmp_path / "new", 0.02)
+    lines: list[str] = []
+    result = collect("name", made, tmp_path / "new", runs, lines.append)
+    assert lines == [f"replaced: {name}, seed 0, {ALONE}" for name in ("main", "others")]
+    for record, before in zip(result["runs"], runs, strict=True):
+        assert record["methods"]["ppcmi"] == before["methods"]["ppcmi"]
+
+
+def test_a_run_of_other_held_out_subjects_is_no_other_training(tmp_path: Path) -> None:
+    made = plan()
+    write_run(made, tmp_path / "old", {"ppcmi": 0.0})
+    runs = collect("name", made, tmp_path / "old", [], quiet)["runs"]
+    train_again(made, tmp_path, 0.02, variant="one", method="ppcmi", subjects=range(1, 7))
+    lines: list[str] = []
+    (record,) = collect("name", made, tmp_path / "other", runs, lines.append)["runs"]
+    assert lines == ["replaced: one, seed 0, ppcmi"] and REPEATED not in record["methods"]["ppcmi"]
+
+
+def test_a_piece_of_other_held_out_subjects_takes_no_place(tmp_path: Path) -> None:
+    made = in_pieces(**{"codec.rounds": 9})
     runs = kept_runs(made, tmp_path)
-    entries = [
-        {"seconds": s, "dice": 0.61, "largest_difference": known, "environment": {}} for s in (50.0, 70.0)
-    ]
-    runs[0]["methods"][ALONE][REPEATED] = entries
-    train_again(made, tmp_path / "new", SHIFTS[ALONE] + shift)
-    shutil.move(tmp_path / "new" / "other" / "local", tmp_path / "new" / "local")
-    (record,) = collect("name", made, tmp_path / "new", runs, quiet)["runs"]
-    # The repetition of 70 s is what has taken the place.
+    train_in_place(made, tmp_path / "new", 0.03, variant="ours", method="ppcmi", subjects=range(1, 7))
+    assert collect("name", made, tmp_path / "new", runs, quiet)["runs"] == runs
+
+
+@pytest.mark.parametrize(
+    ("shift", "known", "dice", "noted"),
+    [(0.0, 0.1, 0.61, 0.1), (0.02, 0.0, 0.61, 0.02), (0.02, 0.02, None, 0.0)],
+    ids=["kept is the new one", "repetition is the kept one", "repetition is the new one"],
+)
+def test_a_repetition_of_what_is_replaced_says_how_far_it_is_from_the_new(
+    tmp_path: Path, shift: float, known: float, dice: float | None, noted: float
+) -> None:
+    made = in_pieces(**{"codec.rounds": 9})
+    runs = kept_runs(made, tmp_path)
+    alone = runs[0]["methods"][ALONE]
+    before = np.mean(
+        [np.mean([row[3][0] for row in alone["scores"] if row[0] == site]) for site in ("a", "b")]
+    )
+    entry = {"dice": dice or round(float(before) + shift, 7), "largest_difference": known, "environment": {}}
+    # The repetition of 70 s is what takes the place.
+    alone[REPEATED] = [entry | {"seconds": 50.0}, entry | {"seconds": 70.0}]
+    train_in_place(made, tmp_path / "new", SHIFTS[ALONE] + shift)
+    (record,) = collect("name", made, tmp_path / "new", runs, lambda line: None)["runs"]
     first, replaced = record["methods"][ALONE][REPEATED]
     assert first["largest_difference"] == pytest.approx(noted, abs=1e-6) and first["seconds"] == 50
     assert replaced["largest_difference"] == pytest.approx(shift, abs=1e-6) and replaced["seconds"] == 60
@@ -131,8 +202,24 @@ def test_networks_that_are_scored_otherwise_are_no_other_training(tmp_path: Path
     runs = kept_runs(made, tmp_path)
     runs[0]["methods"][ALONE]["scores"][0][3] = [0.5]
     runs[0]["methods"][ALONE][REPEATED] = [{"seconds": 50.0, "dice": 0.6, "largest_difference": 0.0}]
-    (again,) = collect("name", made, tmp_path / "old", runs, quiet)["runs"]
-    assert REPEATED not in again["methods"][ALONE]
+    lines: list[str] = []
+    (again,) = collect("name", made, tmp_path / "old", runs, lines.append)["runs"]
+    assert REPEATED not in again["methods"][ALONE] and lines == [f"replaced: main, seed 0, {ALONE}"]
+
+
+@pytest.mark.parametrize("reason", ["rule", "settings"])
+def test_ours_that_answers_otherwise_is_no_other_training_of_the_same(tmp_path: Path, reason: str) -> None:
+    made = in_pieces(**{"codec.rounds": 9})
+    write_run(made, tmp_path / "old", SHIFTS, variant="main", classes=2)
+    runs = collect("name", made, tmp_path / "old", [], quiet)["runs"]
+    if reason == "rule":
+        runs[0]["calibration"] = RULE_OF_SUMS
+    else:
+        runs[0]["settings"]["codec"]["rounds"] = 8
+    train_in_place(made, tmp_path / "new", 0.03, variant="ours", method="ppcmi", classes=2)
+    (record,) = collect("name", made, tmp_path / "new", runs, lambda line: None)["runs"]
+    assert record["methods"]["ppcmi"]["seconds"] == 70 and REPEATED not in record["methods"]["ppcmi"]
+    assert compare_repeats(made, runs, tmp_path / "new") == []
 
 
 def test_a_record_that_is_no_longer_planned_is_passed_over(tmp_path: Path) -> None:

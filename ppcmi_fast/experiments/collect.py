@@ -74,7 +74,7 @@ def _brought_together(
     if ours is None:
         return None, []
     subjects = subjects_of(ours["methods"][OURS]["scores"])
-    methods = {name: {**facts} for name, facts in ours["methods"].items() if name.startswith(OURS)}
+    methods = {name: facts for name, facts in ours["methods"].items() if name.startswith(OURS)}
     wanting: list[str] = []
     for name in run.config.baselines.methods:
         source = next((r for r in known if _has(r, name, run, subjects)), None)
@@ -102,14 +102,15 @@ def collect(
 
     What a run is still to bring together may be there already, ours in a piece or another variant, baselines in pieces
     and in kept records of whatever settings of ours. Its record is made of them, and wants what none of them has. What
-    is finished goes before what is kept, which is noted beside what has taken its place.
+    is finished goes before what is kept, which is noted beside what has taken its place. Where a variant has finished,
+    others that share ours have it from there.
 
     Args:
         name: of the experiment.
         plan: the experiment.
         out: folder of its runs.
         kept: records of before.
-        tell: gets a line for each of them that is dropped.
+        tell: gets a line for each of them that is dropped or replaced.
 
     Raises:
         RunError: there are none.
@@ -128,7 +129,7 @@ def collect(
         kept_before = sorted(before.items(), key=lambda item: item[0] != key)
         known = [*anew, *(record for (_, seed), record in kept_before if seed == run.seed)]
         record, wanting = _brought_together(run, known)
-        if key in before and not reasons[key] and (not anew or record is None or wanting):
+        if key in before and not reasons[key] and (not anew or wanting):
             records[key] = before[key]
         elif record is not None and not wanting:
             records[key] = record
@@ -136,8 +137,9 @@ def collect(
         elif record is not None and len(wanting) < len(run.config.baselines.methods):
             tell(f"not yet: {run.variant}, seed {run.seed}, which wants {', '.join(wanting)}")
     for key, record in records.items():
-        if key in before:
-            keep_repeats(record, before[key], planned[key])
+        replaced = keep_repeats(record, before[key], planned[key]) if key in before else []
+        if replaced:
+            tell(f"replaced: {key[0]}, seed {key[1]}, {', '.join(replaced)}")
     for (variant, seed), reason in reasons.items():
         if reason:
             tell(f"dropped: {variant}, seed {seed}, {reason}")

@@ -10,6 +10,7 @@ from typing import Any
 from ppcmi_fast.errors import ConfigError, RunError
 from ppcmi_fast.experiments.plan import PlannedRun
 from ppcmi_fast.experiments.reuse import same_baseline
+from ppcmi_fast.federation.calibration import RULE, RULE_OF_SUMS
 from ppcmi_fast.federation.config import RunConfig, changed_settings, with_before
 from ppcmi_fast.federation.runfolder import read_json
 from ppcmi_fast.metrics import ScoreRow, read_scores
@@ -50,6 +51,12 @@ def subject_scores(rows: Sequence[ScoreRow]) -> list[list[Any]]:
 def subjects_of(scores: Sequence[Sequence[Any]]) -> list[list[Any]]:
     """[site, subject, images] of a method's scores in a record, a row a subject."""
     return [list(row[:SUBJECT_COLUMNS]) for row in scores]
+
+
+def threshold_rule(record: dict[str, Any]) -> str:
+    """By which the thresholds of a record were chosen; what is the same rule for two classes has one name."""
+    rule: str = record.get("calibration", "")
+    return RULE if rule == RULE_OF_SUMS and record["dataset"]["classes"] == 2 else rule
 
 
 def record_of(folder: Path, variant: str, seed: int) -> dict[str, Any]:
@@ -103,9 +110,9 @@ def settings_of(record: dict[str, Any]) -> RunConfig | None:
         return None
 
 
-def same_ours(piece: dict[str, Any], run: PlannedRun) -> bool:
-    """Whether ours of a piece is trained and measured as a run's, whatever stands beside it."""
-    before = settings_of(piece)
+def same_ours(record: dict[str, Any], run: PlannedRun) -> bool:
+    """Whether ours of a record is trained and measured as a run's, whatever stands beside it."""
+    before = settings_of(record)
     leave_out = ("data", "threads", "device", "baselines")
     return before is not None and not changed_settings(before, run.config, leave_out=leave_out)
 

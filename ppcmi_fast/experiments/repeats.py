@@ -1,7 +1,7 @@
 """Whether what a record says comes out again: what is trained anew is compared with it, subject by subject.
 
 Every run of ours draws other keys, and with them other first weights: it does not come out the same, and what it comes
-to says how far other keys lead.
+to says how far other keys lead, and whatever else was not the same.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from ppcmi_fast.experiments.records import (
     same_ours,
     serves,
     subjects_of,
+    threshold_rule,
 )
 from ppcmi_fast.experiments.reuse import finished_runs
 from ppcmi_fast.experiments.statistics import Floats, Held
@@ -54,7 +55,7 @@ def _dice(rows: Sequence[Sequence[Any]]) -> Floats:
 
 
 def compare_repeats(plan: Plan, runs: Sequence[dict[str, Any]], out: Path) -> list[str]:
-    """Note with every method of an experiment's records what other trainings of it came to.
+    """Note with the methods of an experiment's records, parts of ours left out, what other trainings of them came to.
 
     Args:
         plan: of the experiment.
@@ -80,7 +81,13 @@ def compare_repeats(plan: Plan, runs: Sequence[dict[str, Any]], out: Path) -> li
         if run is None:
             continue
         for name, facts in record["methods"].items():
-            others = [r for r in again if _repeats(r, name, run, record)]
+            others = [
+                r
+                for r in again
+                if r["dataset"]["name"] == record["dataset"]["name"]
+                # A kept record may be of settings that the plan no longer has.
+                and _is_trained_twice(record, r, name, run)
+            ]
             if others:
                 known = {entry["seconds"]: entry for entry in facts.get(REPEATED, [])}
                 for other in others:
@@ -91,7 +98,7 @@ def compare_repeats(plan: Plan, runs: Sequence[dict[str, Any]], out: Path) -> li
     return list(lines)
 
 
-def keep_repeats(record: dict[str, Any], before: dict[str, Any], run: PlannedRun) -> None:
+def keep_repeats(record: dict[str, Any], before: dict[str, Any], run: PlannedRun) -> list[str]:
     """Note with the methods of a record what was kept of them: other trainings, and repetitions of those.
 
     Args:
@@ -99,62 +106,69 @@ def keep_repeats(record: dict[str, Any], before: dict[str, Any], run: PlannedRun
         before: the record that was kept of that run.
         run: as it is planned.
 
+    Returns:
+        The methods that are not what was kept.
     """
+    replaced = []
     for name, facts in record["methods"].items():
         known = before["methods"].get(name, facts)
         entries = known.get(REPEATED, [])
         if any(known[key] != facts[key] for key in ("seconds", "scores")):
-            if not _is_another_training(known, facts) or not _is_trained(before, name, run):
-                continue
-            replaced = _entry(facts, known) | {"environment": known.get("environment", before["environment"])}
-            beside = (_beside(entry, replaced["largest_difference"]) for entry in entries)
-            entries = [*(entry for entry in beside if entry["seconds"] != facts["seconds"]), replaced]
+            replaced.append(name)
+            again = subjects_of(known["scores"]) == subjects_of(facts["scores"])
+            again = again and _is_trained_twice(before, record, name, run)
+            entries = _repeats_of_replaced(facts, before, name) if again else []
         if entries:
-            facts.setdefault(REPEATED, entries)
+            facts[REPEATED] = list({e["seconds"]: e for e in [*facts.get(REPEATED, []), *entries]}.values())
+    return replaced
 
 
-def _is_another_training(kept: dict[str, Any], facts: dict[str, Any]) -> bool:
-    """Of the same held-out images, and not the same networks scored otherwise."""
-    return bool(kept["seconds"] != facts["seconds"]) and subjects_of(kept["scores"]) == subjects_of(
-        facts["scores"]
-    )
+def _repeats_of_replaced(facts: dict[str, Any], before: dict[str, Any], method: str) -> list[dict[str, Any]]:
+    """What was kept of a method, and its repetitions, as those of what has taken its place."""
+    known = before["methods"][method]
+    replaced = _entry(facts, known) | {"environment": known.get("environment", before["environment"])}
+    mean = _mean(facts["scores"])
+    beside = (_beside(entry, replaced["largest_difference"], mean) for entry in known.get(REPEATED, []))
+    return [*(entry for entry in beside if entry["seconds"] != facts["seconds"]), replaced]
 
 
-def _beside(entry: dict[str, Any], gap: float) -> dict[str, Any]:
+def _beside(entry: dict[str, Any], gap: float, mean: float) -> dict[str, Any]:
     """A repetition of what was replaced as one of what replaces it, which differ by `gap`.
 
-    Where it differed from the one as that does from the other, nobody knows by how much from the other.
+    Where it differed from the one as that does from the other, its mean alone says whether it is like the other.
     """
     if not gap:
         return entry
-    return entry | {"largest_difference": None if entry["largest_difference"] != 0 else gap}
+    if not entry["largest_difference"]:
+        return entry | {"largest_difference": gap}
+    return entry | {"largest_difference": 0.0 if entry["dice"] == mean else None}
 
 
-def _repeats(again: dict[str, Any], method: str, run: PlannedRun, record: dict[str, Any]) -> bool:
-    """Whether a finished run has trained this anew: what was taken over has the seconds of its training as well."""
-    return (
-        again["dataset"]["name"] == record["dataset"]["name"]
-        # A kept record may be of settings that the plan no longer has.
-        and all(_is_trained(one, method, run) for one in (record, again))
-        and again["methods"][method]["seconds"] != record["methods"][method]["seconds"]
-    )
+def _is_trained_twice(one: dict[str, Any], two: dict[str, Any], method: str, run: PlannedRun) -> bool:
+    """Whether a method of two records is trained and answers as a run's would, and not of one training.
 
-
-def _is_trained(record: dict[str, Any], method: str, run: PlannedRun) -> bool:
-    """Whether a method of a record is trained as a run would; of ours what answers is compared, no part of it."""
-    if method.startswith(OURS):
-        return method == OURS and OURS in record["methods"] and same_ours(record, run)
-    return serves(record, method, run)
+    What was taken over has the seconds of its training as well. Of ours only what answers is asked for.
+    """
+    records = (one, two)
+    if method == OURS:
+        alike = all(OURS in record["methods"] and same_ours(record, run) for record in records)
+        alike = alike and threshold_rule(one) == threshold_rule(two)
+    else:
+        alike = not method.startswith(OURS) and all(serves(record, method, run) for record in records)
+    return alike and one["methods"][method]["seconds"] != two["methods"][method]["seconds"]
 
 
 def _entry(facts: dict[str, Any], again: dict[str, Any]) -> dict[str, Any]:
     rows = again["scores"]
-    mean = Held.of({0: rows}).mean(_dice(rows)).mean()
     return {
         "seconds": again["seconds"],
-        "dice": round(float(mean), DECIMALS),
+        "dice": _mean(rows),
         "largest_difference": largest_difference(facts["scores"], rows),
     }
+
+
+def _mean(rows: Sequence[Sequence[Any]]) -> float:
+    return round(float(Held.of({0: rows}).mean(_dice(rows)).mean()), DECIMALS)
 
 
 def _difference(entry: dict[str, Any]) -> str:
@@ -166,15 +180,23 @@ def repeats_of(result: dict[str, Any]) -> list[str]:
     """What the page says of them, by method; nothing where nothing was trained anew."""
     same: dict[str, dict[int, None]] = {}
     other: dict[str, None] = {}
+    told = set()
+    first = next((record["variant"] for record in result["runs"]), "")
     for record in result["runs"]:
+        variant, seed = record["variant"], record["seed"]
         for name, facts in record["methods"].items():
             entries = facts.get(REPEATED, [])
+            # What variants share is told of the first.
+            if not entries or (name, seed, facts["seconds"]) in told:
+                continue
+            told.add((name, seed, facts["seconds"]))
+            title = method_title(name) + ("" if variant == first else f" of `{variant}`")
             changed = [f"{entry['dice']:.3f}" for entry in entries if entry["largest_difference"] != 0]
             if changed:
-                other[f"{method_title(name)} (seed {record['seed']}) {', '.join(changed)}"] = None
-            elif entries:
-                same.setdefault(name, {})[record["seed"]] = None
-    listed = [f"{method_title(name)} (seed {', '.join(map(str, seeds))})" for name, seeds in same.items()]
+                other[f"{title} (seed {seed}) {', '.join(changed)}"] = None
+            else:
+                same.setdefault(title, {})[seed] = None
+    listed = [f"{title} (seed {', '.join(map(str, seeds))})" for title, seeds in same.items()]
     parts = [f"the same Dice of every held-out subject: {'; '.join(listed)}"] if same else []
     parts += [f"another Dice: {'; '.join(other)}"] if other else []
     if not parts:

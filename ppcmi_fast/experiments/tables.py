@@ -10,10 +10,17 @@ from typing import Any
 
 import numpy as np
 
-from ppcmi_fast.experiments.records import MEASURES, OURS, SUBJECT_COLUMNS, read_records, subjects_of
+from ppcmi_fast.experiments.records import (
+    MEASURES,
+    OURS,
+    SUBJECT_COLUMNS,
+    read_records,
+    subjects_of,
+    threshold_rule,
+)
 from ppcmi_fast.experiments.repeats import repeats_of
 from ppcmi_fast.experiments.statistics import Difference, Floats, Held, differences
-from ppcmi_fast.federation.calibration import RULE, RULE_OF_SUMS
+from ppcmi_fast.federation.calibration import RULE
 from ppcmi_fast.federation.sections import UNET_METHODS
 from ppcmi_fast.report.runfolder import method_title
 from ppcmi_fast.report.words import p_value, processor, size
@@ -300,8 +307,7 @@ def _other_thresholds(result: dict[str, Any]) -> list[str]:
     seeds: dict[str, list[int]] = {}
     for record in result["runs"]:
         chosen = any(value is not None for value in record["thresholds"].values())
-        binary = record["dataset"]["classes"] == 2
-        if chosen and record.get("calibration") not in (RULE, *([RULE_OF_SUMS] if binary else [])):
+        if chosen and threshold_rule(record) != RULE:
             seeds.setdefault(record["variant"], []).append(record["seed"])
     if not seeds:
         return []
@@ -379,7 +385,7 @@ def page(results: Sequence[dict[str, Any]]) -> str:
     hours, of_these = (training_seconds(some) / 3600 for some in (results, compared))
     effort = (
         "Training all that is on this page, what experiments took over from each other counted once, and trials of"
-        " learning rates and whole trainings at a rate that was not chosen left out,"
+        " learning rates, trainings at a rate that was not chosen and other trainings at the same settings left out,"
         f" took {hours:.1f} hours of one run at a time, {of_these:.1f} of them for the comparisons on real and phantom"
         " sets; two cores with a run each need half of that at best.\n"
     )
