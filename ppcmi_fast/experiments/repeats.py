@@ -89,12 +89,9 @@ def compare_repeats(plan: Plan, runs: Sequence[dict[str, Any]], out: Path) -> li
                 and _is_trained_twice(record, r, name, run)
             ]
             if others:
-                known = {entry["seconds"]: entry for entry in facts.get(REPEATED, [])}
-                for other in others:
-                    entry = _entry(facts, other["methods"][name]) | {"environment": other["environment"]}
-                    known[entry["seconds"]] = entry
-                    lines[f"{name}, seed {run.seed}: {_difference(entry)}"] = None
-                facts[REPEATED] = list(known.values())
+                entries = [_entry(facts, other, name) for other in others]
+                _note(facts, entries)
+                lines |= {f"{name}, seed {run.seed}: {_difference(entry)}": None for entry in entries}
     return list(lines)
 
 
@@ -119,16 +116,22 @@ def keep_repeats(record: dict[str, Any], before: dict[str, Any], run: PlannedRun
             again = again and _is_trained_twice(before, record, name, run)
             entries = _repeats_of_replaced(facts, before, name) if again else []
         if entries:
-            facts[REPEATED] = list({e["seconds"]: e for e in [*facts.get(REPEATED, []), *entries]}.values())
+            _note(facts, entries)
     return replaced
+
+
+def _note(facts: dict[str, Any], entries: Sequence[dict[str, Any]]) -> None:
+    """Add repetitions to those that a method has, a training once."""
+    facts[REPEATED] = list(
+        {entry["seconds"]: entry for entry in [*facts.get(REPEATED, []), *entries]}.values()
+    )
 
 
 def _repeats_of_replaced(facts: dict[str, Any], before: dict[str, Any], method: str) -> list[dict[str, Any]]:
     """What was kept of a method, and its repetitions, as those of what has taken its place."""
-    known = before["methods"][method]
-    replaced = _entry(facts, known) | {"environment": known.get("environment", before["environment"])}
-    mean = _mean(facts["scores"])
-    beside = (_beside(entry, replaced["largest_difference"], mean) for entry in known.get(REPEATED, []))
+    replaced, mean = _entry(facts, before, method), _mean(facts["scores"])
+    known = before["methods"][method].get(REPEATED, [])
+    beside = (_beside(entry, replaced["largest_difference"], mean) for entry in known)
     return [*(entry for entry in beside if entry["seconds"] != facts["seconds"]), replaced]
 
 
@@ -158,12 +161,16 @@ def _is_trained_twice(one: dict[str, Any], two: dict[str, Any], method: str, run
     return alike and one["methods"][method]["seconds"] != two["methods"][method]["seconds"]
 
 
-def _entry(facts: dict[str, Any], again: dict[str, Any]) -> dict[str, Any]:
+def _entry(facts: dict[str, Any], record: dict[str, Any], method: str) -> dict[str, Any]:
+    """Of a method's facts, how its training of another record differs."""
+    again = record["methods"][method]
     rows = again["scores"]
     return {
         "seconds": again["seconds"],
         "dice": _mean(rows),
         "largest_difference": largest_difference(facts["scores"], rows),
+        # Of baselines that were brought together from another machine.
+        "environment": again.get("environment", record["environment"]),
     }
 
 
