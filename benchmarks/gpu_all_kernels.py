@@ -15,12 +15,21 @@ KEY = SiteKey(bytes(32), "bench")
 def main() -> None:
     """Run them; what is wrong, compute-sanitizer reports."""
     calls = 0
-    for mixing, dim, fold in (("hadamard", 64, 1), ("hadamard", 96, 2), ("haar", 72, 1)):
+    every = (torch.float32, torch.float16, torch.bfloat16)
+    cases = [
+        ("hadamard", 64, 1, every),
+        ("hadamard", 96, 2, every),
+        ("haar", 72, 1, every),
+        ("haar", 32, 1, every),
+    ]
+    # Of one type: a kernel differs between types in its loads and stores alone.
+    cases += [("hadamard", dim, 1, (torch.float32,)) for dim in (16, 32, 128, 256, 512)]
+    for mixing, dim, fold, dtypes in cases:
         params = KEY.klt_params("image", 4, dim, mixing, fold, offset_scale=0.5).to("cuda")
         matrices, index = torch.randn(2, 20, dim, device="cuda"), torch.tensor([1, 0], device="cuda")
-        for height, width in ((1, 1), (3, 11), (8, 16), (12, 16)):
+        for height, width in ((1, 1), (3, 11), (8, 16), (12, 24)):
             for layout in (torch.contiguous_format, torch.channels_last):
-                for dtype in (torch.float32, torch.float16, torch.bfloat16):
+                for dtype in dtypes:
                     x = torch.randn(2, params.channels, height * fold, width * fold, device="cuda")
                     x = x.to(dtype).contiguous(memory_format=layout)
                     mixed = ops.klt(x, params)

@@ -14,47 +14,17 @@ import json
 import math
 import statistics
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from performance_gpu import gpu_section
+from performance_tables import Case, Target, cases, elements, only, over_ours, rate, table, target_table
 
 DOCS = Path(__file__).resolve().parent
 RESULTS = DOCS.parent / "benchmarks" / "results"
 PAGE = DOCS / "performance.md"
 FIGURE = DOCS / "figures" / "roofline.png"
 ROUNDS = 2  # of the structured mixing, as SiteKey.klt_params makes it
-
-Case = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Target:
-    """A line of what the kernels must show."""
-
-    text: str
-    wanted: str
-    measured: str
-    met: bool
-
-
-def cases(results: dict[str, Any], group: str, **settings: Any) -> list[Case]:
-    """Those of a group with these settings."""
-    return [
-        case
-        for case in results["cases"]
-        if case["group"] == group and all(case["case"][name] == value for name, value in settings.items())
-    ]
-
-
-def only(results: dict[str, Any], group: str, **settings: Any) -> Case:
-    """The one case of a group with these settings."""
-    (found,) = cases(results, group, **settings)
-    return found
-
-
-def over_ours(case: Case, call: str) -> float:
-    """How many times our time the call takes."""
-    return float(case["calls"][call]["over_ours"])
 
 
 def targets(results: dict[str, Any]) -> list[Target]:
@@ -94,12 +64,6 @@ def targets(results: dict[str, Any]) -> list[Target]:
     return lines
 
 
-def table(head: list[str], rows: list[list[str]]) -> list[str]:
-    """Markdown; all columns but the first to the right."""
-    rule = ["---", *["---:"] * (len(head) - 1)]
-    return [f"| {' | '.join(row)} |" for row in (head, rule, *rows)]
-
-
 def times(call: dict[str, float] | None) -> str:
     """Median and quartiles in microseconds."""
     if call is None:
@@ -107,20 +71,9 @@ def times(call: dict[str, float] | None) -> str:
     return f"{call['median_us']:.0f} ({call['low_us']:.0f} .. {call['high_us']:.0f})"
 
 
-def rate(case: Case) -> float:
-    """Bytes that the operator must move, per second, in GB/s."""
-    return float(case["bytes_moved"] / case["calls"]["ours"]["median_us"] * 1e-3)
-
-
 def copy_rate(case: Case) -> float:
     """Bytes that the memcpy reads and writes, per second, in GB/s."""
     return float(8 * elements(case) / case["calls"]["memcpy"]["median_us"] * 1e-3)
-
-
-def elements(case: Case) -> int:
-    """Values of the latents."""
-    settings = case["case"]
-    return int(settings["batch"] * settings["channels"] * settings["size"] ** 2)
 
 
 def operations(case: Case) -> float:
@@ -277,7 +230,6 @@ def _other_machine(results: dict[str, Any] | None, here: dict[str, Any]) -> list
     """The targets on the other machine that was measured."""
     if results is None:
         return []
-    rows = [[t.text, t.wanted, t.measured, "met" if t.met else "**not met**"] for t in targets(results)]
     return [
         "## Another machine",
         "",
@@ -285,50 +237,9 @@ def _other_machine(results: dict[str, Any] | None, here: dict[str, Any]) -> list
         f" {_copy_time(results):.0f} us where the one above takes {_copy_time(here):.0f}, and arithmetic"
         " that hides behind memory there does not here.",
         "",
-        *table(["what", "wanted", "measured", ""], rows),
+        *target_table(targets(results)),
         "",
     ]
-
-
-def _gpu(results: dict[str, Any] | None) -> list[str]:
-    goals = [
-        ("fp32 in, int8 out, C=64", 85, 4 + 1),
-        ("fp32 in, int8 out, C=256", 80, 4 + 1),
-        ("fp16 dense in and out, small C", 75, 2 + 2),
-    ]
-    lines = ["## On a GPU", ""]
-    if results is None or not results.get("benchmark"):
-        lines += [
-            "No GPU was at hand. The kernels compile for sm_80, sm_90 and sm_100 and their logic is tested on the CPU"
-            " (csrc/README.md); `make gpu-check` fills this table.",
-            "",
-        ]
-        rows = [[text, f"{nbytes}", f">= {goal} %", "not yet measured"] for text, goal, nbytes in goals]
-        lines += table(["what", "bytes an element", "of measured copy bandwidth", "measured"], rows)
-        lines += [
-            "",
-            "The paper roofline: at a copy bandwidth of B GB/s, `klt_quantize` of float32 to 8 bits can do B / 5"
-            " billion elements a second; the unfused chain moves about 57 bytes an element, so at most B / 57.",
-        ]
-        return lines
-    device = results["device"]
-    lines += [f"{device['name']}, torch {device['torch']}, CUDA {device['cuda']}.", ""]
-    rows = []
-    for case in results["benchmark"]["cases"]:
-        if case["group"] == "grid":
-            continue
-        copied = 8 * elements(case) / case["calls"]["copy_"]["median_us"] * 1e-3
-        settings = case["case"]
-        rows.append(
-            [
-                f"{settings['operation']} {settings['mixing']} {settings['dtype']}",
-                str(settings["channels"]),
-                f"{case['calls']['ours']['median_us']:.0f}",
-                f"{rate(case):.0f}",
-                f"{100 * rate(case) / copied:.0f} %",
-            ]
-        )
-    return lines + table(["operator", "C", "us", "GB/s", "of copy bandwidth"], rows)
 
 
 def _again(results: dict[str, Any]) -> str:
@@ -365,10 +276,7 @@ def page(
         "",
         "## Targets",
         "",
-        *table(
-            ["what", "wanted", "measured", ""],
-            [[t.text, t.wanted, t.measured, "met" if t.met else "**not met**"] for t in met],
-        ),
+        *target_table(met),
         "",
         "The eager chain is the best one that we could write with torch operations, channels first, without a search"
         " at 8 bits (`ppcmi_fast/benchmark/chains.py`); torch.compile compiles it whole. Results are the same codes.",
@@ -430,7 +338,7 @@ def page(
         *table(["call", "us"], [[name, f"{call['median_us']:.1f}"] for name, call in overhead.items()]),
         "",
         *_other_machine(other, results),
-        *_gpu(gpu),
+        *gpu_section(gpu),
         "",
     ]
     return "\n".join(lines)

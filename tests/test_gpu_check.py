@@ -47,6 +47,15 @@ def test_steps_keep_what_was_said_and_whether_it_passed() -> None:
     assert "stopped after" in said["slow"][1] and "no-such-program" in said["absent"][1]
 
 
+def test_parts_beside_each_other_are_all_kept_and_an_error_of_one_comes_out() -> None:
+    check = gpu_check.Check(60)
+    sleep = [sys.executable, "-c", "import time; time.sleep(1)"]
+    check.together(*(lambda name=name: check.run(name, sleep, 30) for name in ("one", "two")))
+    assert {(step["step"], step["passed"]) for step in check.steps} == {("one", True), ("two", True)}
+    with pytest.raises(ZeroDivisionError):
+        check.together(lambda: 1 / 0)
+
+
 def test_a_step_after_the_time_is_up_does_not_run() -> None:
     check = gpu_check.Check(0)
     assert not check.run("late", [sys.executable, "-c", "print(1)"], 30)

@@ -135,14 +135,14 @@ def test_an_index_past_shared_memory_is_caught_by_the_address_sanitizer() -> Non
 
 BARRIERS = [
     (path.name, number)
-    for path in sorted((cuda_on_host.CSRC / "kernels" / "cuda").glob("*.cuh"))
+    for path in sorted((cuda_on_host.CSRC / "kernels" / "cuda").glob("*.cu*"))
     for number, line in enumerate(path.read_text().splitlines())
     if line.strip() == "__syncthreads();"
 ]
 
 
-# In a process of its own: the loader takes two modules of one name for one. Prints a digest of each result, of a
-# structured and a dense mixing, over both layouts and in three orders.
+# In a process of its own: the loader takes two modules of one name for one. Prints a digest of each result, there and
+# back, of every kind of mixing, over both layouts and in three orders.
 PROGRAM = """
 import hashlib, sys
 from pathlib import Path
@@ -153,16 +153,19 @@ from ppcmi_fast.ops.kernels import Kernels
 module = cuda_on_host.load(Path(sys.argv[1]), Path(sys.argv[2]))
 kernels = Kernels(lambda: module, lambda x: (0, 0))
 key = SiteKey(bytes(range(32)), "tests")
-for mixing, dim in (("hadamard", 96), ("haar", 136)):
+for mixing, dim in (("hadamard", 64), ("hadamard", 96), ("hadamard", 256), ("haar", 136)):
     params = key.klt_params("image", 4, dim, mixing)
     mix = params.signs if params.matrix is None else params.matrix
     handle = kernels.material(mix, params.factors, params.perm, params.offset)
     x = torch.randn(2, dim, 9, 16, generator=torch.Generator().manual_seed(dim))
-    for layout in (torch.contiguous_format, torch.channels_last):
-        for order in ("forward", "reverse", "shuffled"):
-            module.set_order(order, 1)
-            codes = kernels.klt_quantize(x.contiguous(memory_format=layout), handle, 1, 8, True)
-            print(mixing, hashlib.sha256(codes.contiguous().numpy().tobytes()).hexdigest())
+    for bits in (4, 8):
+        for layout in (torch.contiguous_format, torch.channels_last):
+            for order in ("forward", "reverse", "shuffled"):
+                module.set_order(order, 1)
+                codes = kernels.klt_quantize(x.contiguous(memory_format=layout), handle, 1, bits, True)
+                back = kernels.klt_dequantize(codes, handle, 1, bits, torch.float32)
+                for result in (codes, back):
+                    print(hashlib.sha256(result.contiguous().numpy().tobytes()).hexdigest())
 """
 
 
@@ -188,7 +191,7 @@ def test_every_barrier_of_the_real_kernels_is_missed(name: str, line: int, tmp_p
     lines[line] = "\n"
     header.write_text("".join(lines))
     right = digests(cuda_on_host.CSRC, cuda_on_host.BUILT)
-    assert len(right) == 12 and len(set(right)) == 2
+    assert len(right) == 4 * 2 * 2 * 3 * 2 and len(set(right)) == 4 * 2 * 2
     assert digests(sources, tmp_path / "build") != right
 
 

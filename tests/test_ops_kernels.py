@@ -263,3 +263,48 @@ def test_two_threads_give_what_one_gives() -> None:
     finally:
         torch.set_num_threads(before)
     assert torch.equal(one, two)
+
+
+# Channel counts that CUDA has kernels of their own for, on more positions than their blocks take.
+@pytest.mark.parametrize("dim", [16, 32, 64, 128, 256, 512])
+@pytest.mark.parametrize("grid", [(6, 44), (3, 5)])
+def test_every_number_of_channels_mixes_and_comes_back(dim: int, grid: tuple[int, int]) -> None:
+    params = params_of(("hadamard", dim, 1))
+    x = draw(params, grid, count=1)
+    last = x.contiguous(memory_format=torch.channels_last)
+    mixed, truth = ops.klt(x, params), exact(x, params, normalize=True)
+    assert worst(mixed, truth) <= 2 * worst(reference.klt(x, params), truth) + 1e-7
+    assert torch.equal(ops.klt(last, params), mixed)
+    back = ops.klt(mixed, params, normalize=False, inverse=True)
+    normalized = x / x.square().mean(1, keepdim=True).add(1e-12).sqrt()
+    torch.testing.assert_close(back, normalized, rtol=1e-5, atol=1e-5)
+    mixed_last = mixed.contiguous(memory_format=torch.channels_last)
+    assert torch.equal(ops.klt(mixed_last, params, normalize=False, inverse=True), back)
+    half = ops.klt(x.half(), params)
+    torch.testing.assert_close(half.float(), ops.klt(x.half().float(), params), rtol=1e-3, atol=1e-3)
+    for bits in (2, 4, 8):
+        codes = ops.klt_quantize(x, params, bits=bits)
+        assert torch.equal(ops.klt_quantize(last, params, bits=bits), codes)
+        thresholds = ops.codebook(bits)[1].double()
+        best = torch.bucketize(truth.contiguous(), thresholds, right=True)
+        off = reference.unpack(codes, bits).int() - best
+        gap = (truth.unsqueeze(-1) - thresholds).abs().min(-1).values
+        assert off.abs().max() <= 1 and (gap[off != 0] < 1e-5).all()
+        levels = ops.klt_dequantize(codes, params, bits=bits)
+        theirs = reference.klt_dequantize(codes, params, bits=bits)
+        torch.testing.assert_close(levels, theirs, rtol=1e-5, atol=1e-5)
+        codes_last = codes.contiguous(memory_format=torch.channels_last)
+        assert torch.equal(ops.klt_dequantize(codes_last, params, bits=bits), levels)
+
+
+@pytest.mark.parametrize("dim", [64, 256])
+def test_a_position_that_is_not_a_number_gets_the_highest_codes(dim: int) -> None:
+    params = params_of(("hadamard", dim, 1), offset=0.0)
+    x = draw(params, (8, 16), count=1)
+    x[0, 3, 2, 5] = float("nan")
+    codes = ops.klt_quantize(x, params)
+    others = torch.ones(8, 16, dtype=torch.bool)
+    others[2, 5] = False
+    assert (codes[0, :, 2, 5] == 255).all() and (codes[0][:, others] < 255).any()
+    x[0, 3, 2, 5] = 0.0
+    assert torch.equal(ops.klt_quantize(x, params)[0][:, others], codes[0][:, others])

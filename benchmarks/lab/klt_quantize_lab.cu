@@ -4,7 +4,8 @@
 //   1  a thread is a position; its vector lies in local memory
 //   2  a block is 32 positions; the vectors lie in shared memory as rows of a channel, a barrier after every stage
 //   3  four stages at a time in registers: two rounds over 256 channels are four passes over shared memory
-//   4  csrc/kernels/cuda/klt_quantize.cu: rounds share a pass, 4 positions a lane in 16-byte accesses, any layout
+//   4  csrc/kernels/cuda/klt_quantize.cu: up to 64 channels a lane holds its positions' whole vectors in registers,
+//      without a barrier; beyond, rounds share their stages, and images meet registers, not shared memory
 //
 // Versions 1 to 3 take float32, NCHW, a power of two of at most 256 channels, two rounds and 8 bits.
 #include <algorithm>
@@ -240,12 +241,15 @@ long long wrong_codes(const Problem& p) {
 
 #ifdef PPCMI_HOST_SHIM
 
+// On the host the device's memory is the host's.
 template <typename T>
-T* allocate(std::size_t count) {
-  return static_cast<T*>(std::calloc(count, sizeof(T)));
+T* on_device(const std::vector<T>& values) {
+  T* data = static_cast<T*>(std::malloc(values.size() * sizeof(T)));
+  return std::copy(values.begin(), values.end(), data) - values.size();
 }
+void clear(std::uint8_t* codes, std::size_t count) { std::memset(codes, 0, count); }
+void fetch(std::uint8_t* to, const std::uint8_t* codes, std::size_t count) { std::memcpy(to, codes, count); }
 void time_all(const Problem&, const Codebook&) { std::printf("times: not measured without a GPU\n"); }
-void finish() {}
 
 #else
 
@@ -255,14 +259,17 @@ void check(cudaError_t error) {
   std::exit(2);
 }
 
-// Both sides see managed memory; the first, untimed call moves it to the device.
 template <typename T>
-T* allocate(std::size_t count) {
+T* on_device(const std::vector<T>& values) {
   T* data = nullptr;
-  check(cudaMallocManaged(&data, count * sizeof(T)));
+  check(cudaMalloc(&data, values.size() * sizeof(T)));
+  check(cudaMemcpy(data, values.data(), values.size() * sizeof(T), cudaMemcpyHostToDevice));
   return data;
 }
-void finish() { check(cudaDeviceSynchronize()); }
+void clear(std::uint8_t* codes, std::size_t count) { check(cudaMemset(codes, 0, count)); }
+void fetch(std::uint8_t* to, const std::uint8_t* codes, std::size_t count) {
+  check(cudaMemcpy(to, codes, count, cudaMemcpyDeviceToHost));
+}
 
 template <typename Work>
 double milliseconds(const Work& work) {
@@ -284,7 +291,7 @@ double milliseconds(const Work& work) {
 
 void time_all(const Problem& p, const Codebook& thresholds) {
   const double elements = static_cast<double>(p.n) * p.dim * p.area;
-  float* target = allocate<float>(static_cast<std::size_t>(elements));
+  float* target = on_device(std::vector<float>(static_cast<std::size_t>(elements)));
   const auto copy = [&] {
     check(cudaMemcpyAsync(target, p.x, static_cast<std::size_t>(elements) * 4, cudaMemcpyDeviceToDevice));
   };
@@ -312,23 +319,25 @@ int main(int argc, char** argv) {
   std::normal_distribution<float> normal(0.3f, 2.0f);
   const std::size_t elements =
       static_cast<std::size_t>(n) * static_cast<std::size_t>(dim) * static_cast<std::size_t>(area);
-  float *x = allocate<float>(elements), *signs = allocate<float>(static_cast<std::size_t>(kRounds * dim));
-  auto* perm = allocate<std::int64_t>(static_cast<std::size_t>(dim));
-  for (std::size_t i = 0; i < elements; ++i) x[i] = normal(random);
-  for (int i = 0; i < kRounds * dim; ++i) signs[i] = random() & 1 ? 1.0f : -1.0f;
-  std::iota(perm, perm + dim, std::int64_t{0});
-  std::shuffle(perm, perm + dim, random);
+  std::vector<float> x(elements), signs(static_cast<std::size_t>(kRounds * dim));
+  std::vector<std::int64_t> perm(static_cast<std::size_t>(dim));
+  std::vector<std::uint8_t> codes(elements);
+  for (float& value : x) value = normal(random);
+  for (float& sign : signs) sign = random() & 1 ? 1.0f : -1.0f;
+  std::iota(perm.begin(), perm.end(), std::int64_t{0});
+  std::shuffle(perm.begin(), perm.end(), random);
   const float step = 0.03f;
   std::vector<float> thresholds(255);
   for (int i = 0; i < 255; ++i) thresholds[static_cast<std::size_t>(i)] = step * static_cast<float>(i - 127);
-  const Problem p{n, dim, area, x, signs, perm, allocate<std::uint8_t>(elements), 1.0f / step};
+  const Problem host{n, dim, area, x.data(), signs.data(), perm.data(), codes.data(), 1.0f / step};
+  const Problem p{n, dim, area, on_device(x), on_device(signs), on_device(perm), on_device(codes), 1.0f / step};
   const Codebook codebook{8, thresholds.data()};
   long long wrong = 0;
   for (int version = 1; version <= 4; ++version) {
-    std::memset(p.codes, 0, elements);
+    clear(p.codes, elements);
     run(version, p, codebook, nullptr);
-    finish();
-    const long long here = wrong_codes(p);
+    fetch(host.codes, p.codes, elements);
+    const long long here = wrong_codes(host);
     std::printf("version %d: %lld wrong codes\n", version, here);
     wrong += here;
   }

@@ -77,10 +77,10 @@ def memcpy(target: Tensor, source: Tensor) -> None:
 def _inputs(case: Case) -> tuple[Tensor, Tensor, Any]:
     """Latents, their codes, and the material."""
     params = KEY.klt_params("image", 4, case.channels, case.mixing)
-    generator = torch.Generator().manual_seed(0)
-    x = torch.randn(case.batch, case.channels, case.size, case.size, generator=generator)
-    params, x = params.to(case.device), x.to(case.device, DTYPES[case.dtype])
-    x = x.contiguous(memory_format=LAYOUTS[case.layout])
+    generator = torch.Generator(case.device).manual_seed(0)
+    shape = (case.batch, case.channels, case.size, case.size)
+    x = torch.randn(shape, generator=generator, device=case.device).to(DTYPES[case.dtype])
+    params, x = params.to(case.device), x.contiguous(memory_format=LAYOUTS[case.layout])
     return x, ops.klt_quantize(x, params, bits=case.bits), params
 
 

@@ -23,9 +23,8 @@ template <typename T>
 struct FloatSource {
   View view;
 
-  template <int kWide>
+  template <int kWide, int kPitch = pitch_of<kWide>()>
   __device__ __forceinline__ void load(const Plan& plan, const Span& span, float* rows) const {
-    constexpr int kPitch = pitch_of<kWide>();
     const T* data = static_cast<const T*>(view.image.data);
     const int lane = static_cast<int>(threadIdx.x) % 32;
     if (view.vectors) {
@@ -57,10 +56,9 @@ struct FloatResult {
   View view;
 
   // Results [from, end) of `rows`, whose first row is result row 0, or with a dense product, result `from`.
-  template <int kWide>
+  template <int kWide, int kPitch = pitch_of<kWide>()>
   __device__ __forceinline__ void store(const Plan& plan, const Span& span, const float* offset, int from, int end,
                                         const float* rows, const float* gains) const {
-    constexpr int kPitch = pitch_of<kWide>();
     T* data = static_cast<T*>(view.image.data);
     const int lane = static_cast<int>(threadIdx.x) % 32;
     const auto factor = [&](int i) { return plan.last_signs ? __ldg(plan.last_signs + i) : 1.0f; };
@@ -74,7 +72,7 @@ struct FloatResult {
         const Floats<kWide> value = load_row<kWide>(row(i));
         Packed<T, kWide> packed;
 #pragma unroll
-        for (int k = 0; k < kWide; ++k) from_float(value.at[k] * (gain.at[k] * factor(i)) + shift(i), packed.at[k]);
+        for (int k = 0; k < kWide; ++k) from_float(fmaf(value.at[k], gain.at[k] * factor(i), shift(i)), packed.at[k]);
         *reinterpret_cast<Packed<T, kWide>*>(first + i * view.image.stride_c) = packed;
       }
       return;
@@ -84,7 +82,7 @@ struct FloatResult {
 #pragma unroll
       for (int k = 0; k < pack.value; ++k) {
         const int i = first + k;
-        from_float(row(i)[t] * (gains[t] * factor(i)) + shift(i), packed.at[k]);
+        from_float(fmaf(row(i)[t], gains[t] * factor(i), shift(i)), packed.at[k]);
       }
       *reinterpret_cast<Packed<T, pack.value>*>(data + at) = packed;
     });
@@ -97,21 +95,18 @@ struct CodeResult {
   Cells cells;
 
   __device__ __forceinline__ unsigned code(const std::uint8_t* table, float value) const {
-    // The comparison is false for a NaN, which gets the highest code.
-    const float top = value < 255.0f ? value : 255.0f;
-    const auto cell = static_cast<unsigned>(top > 0.0f ? top : 0.0f);
+    const unsigned cell = byte_of(value);
     return cells.bits == 8 ? cell : table[cell];
   }
 
-  template <int kWide>
+  template <int kWide, int kPitch = pitch_of<kWide>()>
   __device__ __forceinline__ void store(const Plan& plan, const Span& span, int from, int end, const float* rows,
                                         const float* gains, const std::uint8_t* table) const {
-    constexpr int kPitch = pitch_of<kWide>();
     auto* data = static_cast<std::uint8_t*>(view.image.data);
     const int lane = static_cast<int>(threadIdx.x) % 32, per_byte = 8 / cells.bits;
     const auto row = [&](int i) { return rows + (plan.matrix ? i - from : result_row(plan, i)) * kPitch; };
     const auto shift = [&](int i) {
-      return plan.offset ? __ldg(plan.offset + i) * cells.inverse_step + 128.0f : 128.0f;
+      return plan.offset ? fmaf(__ldg(plan.offset + i), cells.inverse_step, 128.0f) : 128.0f;
     };
     if (view.vectors) {
       const Floats<kWide> gain = load_row<kWide>(gains);
@@ -125,7 +120,7 @@ struct CodeResult {
 #pragma unroll
           for (int k = 0; k < kWide; ++k)
             packed.at[k] |=
-                static_cast<std::uint8_t>(code(table, value.at[k] * gain.at[k] + shift(i)) << (p * cells.bits));
+                static_cast<std::uint8_t>(code(table, fmaf(value.at[k], gain.at[k], shift(i))) << (p * cells.bits));
         }
         *reinterpret_cast<Packed<std::uint8_t, kWide>*>(first + j * view.image.stride_c) = packed;
       }
@@ -137,7 +132,8 @@ struct CodeResult {
       for (int k = 0; k < pack.value; ++k)
         for (int p = 0; p < per_byte; ++p) {
           const int i = (first + k) * per_byte + p;
-          packed.at[k] |= static_cast<std::uint8_t>(code(table, row(i)[t] * gains[t] + shift(i)) << (p * cells.bits));
+          packed.at[k] |=
+              static_cast<std::uint8_t>(code(table, fmaf(row(i)[t], gains[t], shift(i))) << (p * cells.bits));
         }
       *reinterpret_cast<Packed<std::uint8_t, pack.value>*>(data + at) = packed;
     });
@@ -148,13 +144,13 @@ struct CodeSource {
   View view;
   Levels levels;
 
-  __device__ __forceinline__ float level(unsigned code) const {
-    return levels.bits == 8 ? levels.first + static_cast<float>(code) * levels.step : levels.table[code];
+  __device__ __forceinline__ float level(unsigned code, float offset) const {
+    return levels.bits == 8 ? fmaf(static_cast<float>(code), levels.step, levels.first - offset)
+                            : levels.table[code] - offset;
   }
 
-  template <int kWide>
+  template <int kWide, int kPitch = pitch_of<kWide>()>
   __device__ __forceinline__ void load(const Plan& plan, const Span& span, float* rows) const {
-    constexpr int kPitch = pitch_of<kWide>();
     const auto* data = static_cast<const std::uint8_t*>(view.image.data);
     const int lane = static_cast<int>(threadIdx.x) % 32, per_byte = 8 / levels.bits;
     const unsigned mask = (1u << levels.bits) - 1;
@@ -169,7 +165,7 @@ struct CodeSource {
           Floats<kWide> value;
 #pragma unroll
           for (int k = 0; k < kWide; ++k)
-            value.at[k] = level(packed.at[k] >> (p * levels.bits) & mask) - source_offset(plan, d);
+            value.at[k] = level(packed.at[k] >> (p * levels.bits) & mask, source_offset(plan, d));
           store_row(rows + source_row(plan, d) * kPitch, value);
         }
       }
@@ -182,7 +178,7 @@ struct CodeSource {
         for (int p = 0; p < per_byte; ++p) {
           const int d = (first + k) * per_byte + p;
           const unsigned code = static_cast<unsigned>(packed.at[k]) >> (p * levels.bits) & mask;
-          rows[source_row(plan, d) * kPitch + t] = level(code) - source_offset(plan, d);
+          rows[source_row(plan, d) * kPitch + t] = level(code, source_offset(plan, d));
         }
     });
   }

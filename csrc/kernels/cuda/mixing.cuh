@@ -63,6 +63,19 @@ __device__ __forceinline__ void scale_by(Floats<kWide>& value, float factor) {
   for (int i = 0; i < kWide; ++i) value.at[i] *= factor;
 }
 
+template <int kBits, int kWide>
+__device__ __forceinline__ void sums_and_differences(Floats<kWide> (&v)[1 << kBits], int span) {
+#pragma unroll
+  for (int k = 0; k < 1 << kBits; ++k)
+    if (!(k & span))
+#pragma unroll
+      for (int i = 0; i < kWide; ++i) {
+        const float a = v[k].at[i], b = v[k | span].at[i];
+        v[k].at[i] = a + b;
+        v[k | span].at[i] = a - b;
+      }
+}
+
 // Walsh-Hadamard stages within 2^kBits rows held in registers, after the signs (null: none).
 template <int kBits, int kWide>
 __device__ __forceinline__ void turn(Floats<kWide> (&v)[1 << kBits], const float* signs, int stride) {
@@ -71,16 +84,7 @@ __device__ __forceinline__ void turn(Floats<kWide> (&v)[1 << kBits], const float
     for (int k = 0; k < 1 << kBits; ++k) scale_by(v[k], __ldg(signs + k * stride));
   }
 #pragma unroll
-  for (int span = 1; span < 1 << kBits; span *= 2)
-#pragma unroll
-    for (int k = 0; k < 1 << kBits; ++k)
-      if (!(k & span))
-#pragma unroll
-        for (int i = 0; i < kWide; ++i) {
-          const float a = v[k].at[i], b = v[k | span].at[i];
-          v[k].at[i] = a + b;
-          v[k | span].at[i] = a - b;
-        }
+  for (int span = 1; span < 1 << kBits; span *= 2) sums_and_differences<kBits, kWide>(v, span);
 }
 
 template <int kBits, int kWide>

@@ -46,6 +46,9 @@ __device__ __forceinline__ void from_float(float value, float& out) { out = valu
 __device__ __forceinline__ void from_float(float value, __half& out) { out = __float2half_rn(value); }
 __device__ __forceinline__ void from_float(float value, __nv_bfloat16& out) { out = __float2bfloat16_rn(value); }
 
+// The cell of a value; a NaN, which fminf passes over, gets the highest.
+__device__ __forceinline__ unsigned byte_of(float value) { return __float2uint_rz(fminf(value, 255.0f)); }
+
 // Which positions a block has.
 struct Span {
   std::int64_t n, first;
@@ -60,9 +63,12 @@ struct View {
   bool vectors;        // rows can be moved in accesses of kWide elements
   bool channels_last;  // neighbours in memory are channels
   bool packs;          // and can be moved in accesses of kPack elements
+  bool joined;         // positions are stride_w apart, also from row to row
 
   __device__ __forceinline__ std::int64_t position(const Span& span, int t) const {
-    const std::int64_t flat = span.first + t, y = flat / w, x = flat - y * w;
+    const std::int64_t flat = span.first + t;
+    if (joined) return span.n * image.stride_n + flat * image.stride_w;
+    const std::int64_t y = flat / w, x = flat - y * w;
     return span.n * image.stride_n + y * fold * image.stride_h + x * fold * image.stride_w;
   }
 
@@ -79,7 +85,8 @@ inline View view_of(const Image& image, std::int64_t h, std::int64_t w, int fold
   const auto whole = [&](std::int64_t stride) { return stride % wide == 0; };
   const auto multiple_of = [&](std::size_t bytes) { return reinterpret_cast<std::uintptr_t>(image.data) % bytes == 0; };
   const bool aligned = multiple_of(element * static_cast<std::size_t>(wide));
-  View view{image, h, w, fold, false, image.stride_c == 1 && image.c > 1, false};
+  View view{image, h, w, fold, false, image.stride_c == 1 && image.c > 1, false, false};
+  view.joined = fold == 1 && (image.stride_h == w * image.stride_w || h == 1);
   view.vectors = dense && aligned && whole(h * w) && whole(image.stride_c) && whole(image.stride_n);
   const bool strides = image.stride_n % kPack == 0 && image.stride_h % kPack == 0 && image.stride_w % kPack == 0;
   view.packs = view.channels_last && fold == 1 && image.c % kPack == 0 && strides && multiple_of(element * kPack);

@@ -166,5 +166,10 @@ T __ldg(const T* address) {
 }
 
 inline float rsqrtf(float value) { return 1.0f / std::sqrt(value); }
+// As on a GPU, what unsigned cannot hold becomes the nearest that it can.
+inline unsigned __float2uint_rz(float value) {
+  if (!(value > 0.0f)) return 0;
+  return value < 4294967296.0f ? static_cast<unsigned>(value) : 0xffffffffu;
+}
 inline unsigned __float_as_uint(float value) { return ppcmi::shim::bit_cast<unsigned>(value); }
 inline float __uint_as_float(unsigned bits) { return ppcmi::shim::bit_cast<float>(bits); }
