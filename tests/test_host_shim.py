@@ -142,7 +142,7 @@ BARRIERS = [
 
 
 # In a process of its own: the loader takes two modules of one name for one. Prints a digest of each result, of a
-# structured and a dense mixing, over both layouts and in three orders.
+# structured and two dense mixings, over both layouts and in three orders.
 PROGRAM = """
 import hashlib, sys
 from pathlib import Path
@@ -153,7 +153,7 @@ from ppcmi_fast.ops.kernels import Kernels
 module = cuda_on_host.load(Path(sys.argv[1]), Path(sys.argv[2]))
 kernels = Kernels(lambda: module, lambda x: (0, 0))
 key = SiteKey(bytes(range(32)), "tests")
-for mixing, dim in (("hadamard", 96), ("haar", 136)):
+for mixing, dim in (("hadamard", 96), ("haar", 136), ("haar", 40)):
     params = key.klt_params("image", 4, dim, mixing)
     mix = params.signs if params.matrix is None else params.matrix
     handle = kernels.material(mix, params.factors, params.perm, params.offset)
@@ -188,7 +188,7 @@ def test_every_barrier_of_the_real_kernels_is_missed(name: str, line: int, tmp_p
     lines[line] = "\n"
     header.write_text("".join(lines))
     right = digests(cuda_on_host.CSRC, cuda_on_host.BUILT)
-    assert len(right) == 12 and len(set(right)) == 2
+    assert len(right) == 18 and len(set(right)) == 3
     assert digests(sources, tmp_path / "build") != right
 
 

@@ -74,7 +74,7 @@ struct FloatResult {
         const Floats<kWide> value = load_row<kWide>(row(i));
         Packed<T, kWide> packed;
 #pragma unroll
-        for (int k = 0; k < kWide; ++k) from_float(value.at[k] * (gain.at[k] * factor(i)) + shift(i), packed.at[k]);
+        for (int k = 0; k < kWide; ++k) from_float(fmaf(value.at[k], gain.at[k] * factor(i), shift(i)), packed.at[k]);
         *reinterpret_cast<Packed<T, kWide>*>(first + i * view.image.stride_c) = packed;
       }
       return;
@@ -84,7 +84,7 @@ struct FloatResult {
 #pragma unroll
       for (int k = 0; k < pack.value; ++k) {
         const int i = first + k;
-        from_float(row(i)[t] * (gains[t] * factor(i)) + shift(i), packed.at[k]);
+        from_float(fmaf(row(i)[t], gains[t] * factor(i), shift(i)), packed.at[k]);
       }
       *reinterpret_cast<Packed<T, pack.value>*>(data + at) = packed;
     });
@@ -111,7 +111,7 @@ struct CodeResult {
     const int lane = static_cast<int>(threadIdx.x) % 32, per_byte = 8 / cells.bits;
     const auto row = [&](int i) { return rows + (plan.matrix ? i - from : result_row(plan, i)) * kPitch; };
     const auto shift = [&](int i) {
-      return plan.offset ? __ldg(plan.offset + i) * cells.inverse_step + 128.0f : 128.0f;
+      return plan.offset ? fmaf(__ldg(plan.offset + i), cells.inverse_step, 128.0f) : 128.0f;
     };
     if (view.vectors) {
       const Floats<kWide> gain = load_row<kWide>(gains);
@@ -125,7 +125,7 @@ struct CodeResult {
 #pragma unroll
           for (int k = 0; k < kWide; ++k)
             packed.at[k] |=
-                static_cast<std::uint8_t>(code(table, value.at[k] * gain.at[k] + shift(i)) << (p * cells.bits));
+                static_cast<std::uint8_t>(code(table, fmaf(value.at[k], gain.at[k], shift(i))) << (p * cells.bits));
         }
         *reinterpret_cast<Packed<std::uint8_t, kWide>*>(first + j * view.image.stride_c) = packed;
       }
@@ -137,7 +137,8 @@ struct CodeResult {
       for (int k = 0; k < pack.value; ++k)
         for (int p = 0; p < per_byte; ++p) {
           const int i = (first + k) * per_byte + p;
-          packed.at[k] |= static_cast<std::uint8_t>(code(table, row(i)[t] * gains[t] + shift(i)) << (p * cells.bits));
+          packed.at[k] |=
+              static_cast<std::uint8_t>(code(table, fmaf(row(i)[t], gains[t], shift(i))) << (p * cells.bits));
         }
       *reinterpret_cast<Packed<std::uint8_t, pack.value>*>(data + at) = packed;
     });

@@ -8,6 +8,7 @@
 
 #include "block.cuh"
 #include "ops.h"
+#include "warp_product.cuh"
 
 namespace ppcmi::cuda {
 
@@ -36,6 +37,7 @@ void klt(const Image& x, const Image& out, const Material& material, int fold, b
   plan.short_source = x.type != Type::f32 && !(inverse && plan.offset);
   with_type(x.type, [&](auto* null) {
     using T = std::remove_pointer_t<decltype(null)>;
+    if (fold == 1 && warp_product<T, T>(x, out, dense_of(plan), stream)) return;
     with_width(plan, area, [&](auto wide) {
       constexpr int kWide = decltype(wide)::value;
       const FloatSource<T> source{view_of(x, grid.h, grid.w, inverse ? 1 : fold, kWide, sizeof(T))};

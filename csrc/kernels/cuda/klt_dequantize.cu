@@ -8,6 +8,7 @@
 
 #include "block.cuh"
 #include "ops.h"
+#include "warp_product.cuh"
 
 namespace ppcmi::cuda {
 
@@ -32,8 +33,11 @@ void klt_dequantize(const Image& codes, const Image& out, const Material& materi
   const std::int64_t area = codes.h * codes.w;
   if (codes.n * area == 0) return;
   const Plan plan = make_plan(material, true, false);
+  Dense dense = dense_of(plan);
+  take_levels(make_levels(levels), dense);
   with_type(out.type, [&](auto* null) {
     using T = std::remove_pointer_t<decltype(null)>;
+    if (fold == 1 && levels.bits == 8 && warp_product<std::uint8_t, T>(codes, out, dense, stream)) return;
     with_width(plan, area, [&](auto wide) {
       constexpr int kWide = decltype(wide)::value;
       const CodeSource source{view_of(codes, codes.h, codes.w, 1, kWide, 1), make_levels(levels)};

@@ -8,6 +8,7 @@
 
 #include "block.cuh"
 #include "ops.h"
+#include "warp_product.cuh"
 
 namespace ppcmi::cuda {
 
@@ -37,8 +38,12 @@ void klt_quantize(const Image& x, const Image& codes, const Material& material, 
   Plan plan = make_plan(material, false, normalize);
   plan.scale *= cells.inverse_step;
   plan.short_source = x.type != Type::f32;
+  Dense dense = dense_of(plan);
+  dense.scale_of_offset = cells.inverse_step;
+  dense.shift = 128.0f;
   with_type(x.type, [&](auto* null) {
     using T = std::remove_pointer_t<decltype(null)>;
+    if (fold == 1 && cells.bits == 8 && warp_product<T, std::uint8_t>(x, codes, dense, stream)) return;
     with_width(plan, area, [&](auto wide) {
       constexpr int kWide = decltype(wide)::value;
       const FloatSource<T> source{view_of(x, codes.h, codes.w, fold, kWide, sizeof(T))};

@@ -46,6 +46,9 @@ __device__ __forceinline__ void from_float(float value, float& out) { out = valu
 __device__ __forceinline__ void from_float(float value, __half& out) { out = __float2half_rn(value); }
 __device__ __forceinline__ void from_float(float value, __nv_bfloat16& out) { out = __float2bfloat16_rn(value); }
 
+// The cell of a value; a NaN, which fminf passes over, gets the highest.
+__device__ __forceinline__ unsigned byte_of(float value) { return __float2uint_rz(fminf(value, 255.0f)); }
+
 // Which positions a block has.
 struct Span {
   std::int64_t n, first;
