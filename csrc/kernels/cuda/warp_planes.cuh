@@ -68,9 +68,40 @@ struct alignas(kRun * sizeof(T)) Run {
   }
 };
 
-__device__ __forceinline__ void from_float(float value, std::uint8_t& out) {
-  out = static_cast<std::uint8_t>(byte_of(value));
+__device__ __forceinline__ auto pair_of(float a, float b, __half) { return __floats2half2_rn(a, b); }
+__device__ __forceinline__ auto pair_of(float a, float b, __nv_bfloat16) { return __floats2bfloat162_rn(a, b); }
+
+// Values, rounded to the type, as they lie in memory.
+template <typename T>
+__device__ __forceinline__ unsigned word_of(const float* values) {
+  if constexpr (std::is_same_v<T, float>) {
+    return __float_as_uint(values[0]);
+  } else if constexpr (std::is_same_v<T, std::uint8_t>) {
+    return byte_of(values[0]) | byte_of(values[1]) << 8 | byte_of(values[2]) << 16 | byte_of(values[3]) << 24;
+  } else {
+    unsigned word;
+    const auto pair = pair_of(values[0], values[1], T{});
+    std::memcpy(&word, &pair, sizeof word);
+    return word;
+  }
 }
+
+// In one access: what the compiler makes of an assignment falls apart into words.
+#ifdef PPCMI_HOST_SHIM
+template <int kWords>
+void store_words(void* to, const unsigned (&words)[kWords]) {
+  std::memcpy(to, words, sizeof words);
+}
+#else
+__device__ __forceinline__ void store_words(void* to, const unsigned (&words)[2]) {
+  asm volatile("st.global.v2.b32 [%0], {%1, %2};" ::"l"(__cvta_generic_to_global(to)), "r"(words[0]), "r"(words[1]));
+}
+
+__device__ __forceinline__ void store_words(void* to, const unsigned (&words)[4]) {
+  asm volatile("st.global.v4.b32 [%0], {%1, %2, %3, %4};" ::"l"(__cvta_generic_to_global(to)), "r"(words[0]),
+               "r"(words[1]), "r"(words[2]), "r"(words[3]));
+}
+#endif
 
 // Where a column's run begins in a tile. A row's results then leave a warp in whole sectors of 32 bytes: either the
 // lane's two runs make one access, or neighbouring lanes have neighbouring runs.
@@ -135,10 +166,14 @@ __device__ __forceinline__ void store_runs(Out* at, int left, const Floats<kRun>
   for (int column = 0; column < 2; column += kRuns) {
     const int start = start_of<Out>(2 * t + column);
     if (start >= left) continue;
-    Packed<Out, kRuns * kRun> packed;
+    constexpr int kInWord = 4 / sizeof(Out), kWords = kRuns * kRun / kInWord;
+    float values[kRuns * kRun];
+    unsigned words[kWords];
 #pragma unroll
-    for (int i = 0; i < kRuns * kRun; ++i) from_float(runs[column + i / kRun].at[i % kRun], packed.at[i]);
-    *reinterpret_cast<Packed<Out, kRuns * kRun>*>(at + start) = packed;
+    for (int i = 0; i < kRuns * kRun; ++i) values[i] = runs[column + i / kRun].at[i % kRun];
+#pragma unroll
+    for (int w = 0; w < kWords; ++w) words[w] = word_of<Out>(values + w * kInWord);
+    store_words(at + start, words);
   }
 }
 
