@@ -5,6 +5,7 @@ test_ops_kernels.py runs them on the CPU through the host shim.
 from __future__ import annotations
 
 import importlib.util
+import itertools
 
 import cuda_on_host
 import pytest
@@ -53,9 +54,9 @@ def test_a_build_without_nvcc_names_the_cure() -> None:
 
 def test_an_unknown_matrix_makes_its_sample_nan_and_no_other() -> None:
     on_host = Kernels(cuda_on_host.extension, lambda x: (0, 0))
-    codes = torch.randint(0, 256, (3, 16, 3, 5)).to(torch.uint8)
     matrices, offsets = torch.randn(2, 5, 16), torch.randn(2, 5)
-    for unknown in (-1, 2, 2**40):
+    for unknown, width in itertools.product((-1, 2, 2**40), (5, 8)):
+        codes = torch.randint(0, 256, (3, 16, 3, width)).to(torch.uint8)
         out = on_host.switch_dequantize(
             codes, matrices, torch.tensor([0, unknown, 1]), offsets, 8, torch.float32
         )

@@ -153,7 +153,7 @@ from ppcmi_fast.ops.kernels import Kernels
 module = cuda_on_host.load(Path(sys.argv[1]), Path(sys.argv[2]))
 kernels = Kernels(lambda: module, lambda x: (0, 0))
 key = SiteKey(bytes(range(32)), "tests")
-for mixing, dim in (("hadamard", 64), ("hadamard", 96), ("hadamard", 256), ("haar", 136)):
+for mixing, dim in (("hadamard", 64), ("hadamard", 96), ("hadamard", 256), ("haar", 40), ("haar", 136)):
     params = key.klt_params("image", 4, dim, mixing)
     mix = params.signs if params.matrix is None else params.matrix
     handle = kernels.material(mix, params.factors, params.perm, params.offset)
@@ -191,7 +191,8 @@ def test_every_barrier_of_the_real_kernels_is_missed(name: str, line: int, tmp_p
     lines[line] = "\n"
     header.write_text("".join(lines))
     right = digests(cuda_on_host.CSRC, cuda_on_host.BUILT)
-    assert len(right) == 4 * 2 * 2 * 3 * 2 and len(set(right)) == 4 * 2 * 2
+    # Planes of a small dense mixing come back from 8 bits by another sum than other layouts do.
+    assert len(right) == 5 * 2 * 2 * 3 * 2 and len(set(right)) == 5 * 2 * 2 + 1
     assert digests(sources, tmp_path / "build") != right
 
 

@@ -188,6 +188,98 @@ def test_switch_dequantize_uses_each_samples_matrix(bits: int, outputs: int) -> 
     )
 
 
+# Channels and offsets of dense mixings whose planes a GPU's warps take alone, and below images of more tiles than the
+# host shim's warps are, the last of a sample not full.
+PLANES = [(8, 0.5), (16, 0.0), (24, 0.5), (40, 0.5), (64, 0.0), (64, 0.5), (100, 0.5), (128, 0.0)]
+
+
+def draw_planes(params: KltParams, dtype: torch.dtype = torch.float32) -> Tensor:
+    return draw(params, (10, 20), dtype, count=4)
+
+
+@pytest.mark.parametrize(("dim", "offset"), PLANES)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_planes_are_as_exact_as_torch_and_give_what_other_layouts_give(
+    dim: int, dtype: torch.dtype, offset: float
+) -> None:
+    params = params_of(("haar", dim, 1), offset)
+    x = draw_planes(params, dtype)
+    for normalize, inverse in ((True, False), (False, False), (False, True)):
+        truth = reference.klt(x.double(), params, normalize=normalize, inverse=inverse)
+        theirs = worst(reference.klt(x, params, normalize=normalize, inverse=inverse), truth)
+        ours = ops.klt(x, params, normalize=normalize, inverse=inverse)
+        assert worst(ours, truth) <= 2 * theirs + 1e-7
+        last = x.contiguous(memory_format=torch.channels_last)
+        last = ops.klt(last, params, normalize=normalize, inverse=inverse)
+        torch.testing.assert_close(last, ours, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(("dim", "offset"), PLANES)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_codes_of_planes_differ_only_at_thresholds_and_come_back(
+    dim: int, dtype: torch.dtype, offset: float
+) -> None:
+    params = params_of(("haar", dim, 1), offset)
+    x = draw_planes(params, dtype)
+    codes = ops.klt_quantize(x, params)
+    last = x.contiguous(memory_format=torch.channels_last)
+    assert torch.equal(ops.klt_quantize(last, params), codes)
+    truth = exact(x, params, normalize=True)
+    levels, thresholds = (table.double() for table in ops.codebook(8))
+    best = torch.bucketize(truth.contiguous(), thresholds, right=True)
+    gap = (truth.unsqueeze(-1) - thresholds).abs().min(-1).values
+    assert (codes.int() - best).abs().max() <= 1
+    assert gap[codes != best].numel() == 0 or gap[codes != best].max() < 1e-5
+
+    source = levels[codes.long()]
+    if params.offset is not None:
+        source = source - params.offset.double().view(-1, 1, 1)
+    truth = torch.einsum("ij,nihw->njhw", params.dense(), source)
+    theirs = worst(reference.klt_dequantize(codes, params, dtype=dtype), truth)
+    assert worst(ops.klt_dequantize(codes, params, dtype=dtype), truth) <= 2 * theirs + 1e-7
+
+
+@pytest.mark.parametrize("outputs", [5, 32, 70])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_planes_of_codes_meet_their_samples_matrix(outputs: int, dtype: torch.dtype) -> None:
+    generator = torch.Generator().manual_seed(2)
+    matrices, offsets = (
+        torch.randn(3, outputs, 40, generator=generator),
+        torch.randn(3, outputs, generator=generator),
+    )
+    codes = torch.randint(0, 256, (5, 40, 26, 28), generator=generator).to(torch.uint8)
+    index = torch.tensor([2, 0, 1, 1, 2])
+    source = ops.codebook(8)[0].double()[codes.long()]
+    truth = torch.einsum("nij,njhw->nihw", matrices[index].double(), source)
+    truth = truth + offsets[index].double()[..., None, None]
+    theirs = worst(reference.switch_dequantize(codes, matrices, index, offsets, dtype=dtype), truth)
+    ours = ops.switch_dequantize(codes, matrices, index, offsets, dtype=dtype)
+    assert worst(ours, truth) <= 2 * theirs + 1e-6
+    single = ops.switch_dequantize(codes, matrices[1], offsets=offsets[1], dtype=dtype)
+    torch.testing.assert_close(single[2], ours[2], rtol=0, atol=0)
+
+
+def test_parts_of_images_that_lie_as_planes_give_what_copies_give() -> None:
+    params = params_of(("haar", 16, 1))
+    whole = torch.randn(3, 24, 9, 8, generator=torch.Generator().manual_seed(3))
+    wide = torch.randn(3, 16, 6, 11)
+    flat = torch.randn(16 * 72 + 1)[1:].view(1, 16, 9, 8)  # not where an access of 16 bytes may be
+    for part in (whole[:, 5:21], whole[1:, 8:], wide[:, :, :, :8], flat):
+        torch.testing.assert_close(ops.klt(part, params), ops.klt(part.clone(), params), rtol=0, atol=0)
+        assert torch.equal(ops.klt_quantize(part, params), ops.klt_quantize(part.clone(), params))
+
+
+def test_a_nan_in_planes_spoils_its_own_position_alone() -> None:
+    params = params_of(("haar", 24, 1))
+    x = draw(params, (8, 9))
+    before = ops.klt_quantize(x, params)
+    x[1, 7, 3, 5] = float("nan")
+    after = ops.klt_quantize(x, params)
+    assert (after[1, :, 3, 5] == 255).all()
+    after[1, :, 3, 5] = before[1, :, 3, 5]
+    assert torch.equal(after, before)
+
+
 def test_packing_puts_the_first_channel_in_the_lowest_bits() -> None:
     codes = torch.tensor([1, 2, 3, 0, 3, 3, 0, 1], dtype=torch.uint8).view(1, 8, 1, 1)
     assert reference.pack(codes, 2).flatten().tolist() == [0b00111001, 0b01001111]

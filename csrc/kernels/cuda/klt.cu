@@ -9,6 +9,7 @@
 #include "block.cuh"
 #include "ops.h"
 #include "staged.cuh"
+#include "warp_product.cuh"
 
 namespace ppcmi::cuda {
 
@@ -99,6 +100,7 @@ void klt(const Image& x, const Image& out, const Material& material, int fold, b
     if (inverse ? klt_of_shape<T, true>(x, out, material, fold, normalize, stream)
                 : klt_of_shape<T, false>(x, out, material, fold, normalize, stream))
       return;
+    if (fold == 1 && warp_product<T, T>(x, out, dense_of(plan), stream)) return;
     with_width(plan, area, [&](auto wide) {
       constexpr int kWide = decltype(wide)::value;
       const FloatSource<T> source{view_of(x, grid.h, grid.w, inverse ? 1 : fold, kWide, sizeof(T))};

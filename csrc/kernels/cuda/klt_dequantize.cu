@@ -9,6 +9,7 @@
 #include "block.cuh"
 #include "ops.h"
 #include "staged.cuh"
+#include "warp_product.cuh"
 
 namespace ppcmi::cuda {
 
@@ -121,9 +122,12 @@ void klt_dequantize(const Image& codes, const Image& out, const Material& materi
   if (codes.n * area == 0) return;
   const Plan plan = make_plan(material, true, false);
   const Levels table = make_levels(levels);
+  Dense dense = dense_of(plan);
+  take_levels(table, dense);
   with_type(out.type, [&](auto* null) {
     using T = std::remove_pointer_t<decltype(null)>;
     if (klt_dequantize_of_shape<T>(codes, out, material, fold, table, stream)) return;
+    if (fold == 1 && levels.bits == 8 && warp_product<std::uint8_t, T>(codes, out, dense, stream)) return;
     with_width(plan, area, [&](auto wide) {
       constexpr int kWide = decltype(wide)::value;
       const CodeSource source{view_of(codes, codes.h, codes.w, 1, kWide, 1), table};

@@ -9,6 +9,7 @@
 #include "block.cuh"
 #include "ops.h"
 #include "staged.cuh"
+#include "warp_product.cuh"
 
 namespace ppcmi::cuda {
 
@@ -145,9 +146,13 @@ void klt_quantize(const Image& x, const Image& codes, const Material& material, 
   Plan plan = make_plan(material, false, normalize);
   plan.scale *= cells.inverse_step;
   plan.short_source = x.type != Type::f32;
+  Dense dense = dense_of(plan);
+  dense.scale_of_offset = cells.inverse_step;
+  dense.shift = 128.0f;
   with_type(x.type, [&](auto* null) {
     using T = std::remove_pointer_t<decltype(null)>;
     if (klt_quantize_of_shape<T>(x, codes, material, fold, normalize, cells, stream)) return;
+    if (fold == 1 && cells.bits == 8 && warp_product<T, std::uint8_t>(x, codes, dense, stream)) return;
     with_width(plan, area, [&](auto wide) {
       constexpr int kWide = decltype(wide)::value;
       const FloatSource<T> source{view_of(x, codes.h, codes.w, fold, kWide, sizeof(T))};

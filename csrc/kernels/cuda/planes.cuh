@@ -172,7 +172,7 @@ __device__ __forceinline__ Floats<kWide> gains_of(const Rounds& rounds, const Fl
 #pragma unroll
   for (int i = 0; i < kWide; ++i) {
     const float mean = squares.at[i] * (1.0f / kDim);
-    gain.at[i] = rounds.normalize ? rounds.scale / sqrtf(mean + 1e-12f) : rounds.scale;
+    gain.at[i] = rounds.normalize ? normalizing_gain(rounds.scale, mean) : rounds.scale;
   }
   return gain;
 }

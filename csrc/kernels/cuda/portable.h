@@ -29,6 +29,14 @@ inline void check_launch(cudaError_t error, const char* where, int line) {
   throw std::runtime_error(std::string(where) + ":" + std::to_string(line) + ": " + cudaGetErrorString(error));
 }
 
+// Of the calling thread's device.
+inline int multiprocessors() {
+  int device = 0, count = 0;
+  check_launch(cudaGetDevice(&device), __FILE__, __LINE__);
+  check_launch(cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device), __FILE__, __LINE__);
+  return count;
+}
+
 #ifdef __CUDACC__
 
 // `where` and `line` name the launch in the std::runtime_error that a refused one throws.

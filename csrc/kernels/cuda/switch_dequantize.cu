@@ -9,6 +9,7 @@
 
 #include "block.cuh"
 #include "ops.h"
+#include "warp_product.cuh"
 
 namespace ppcmi::cuda {
 
@@ -43,8 +44,15 @@ void switch_dequantize(const Image& codes, const Image& out, const Matrices& mat
   plan.outputs = static_cast<int>(out.c);
   plan.odd = 1;
   plan.matrix = matrices.data;
+  plan.scale = 1.0f;
+  Dense dense = dense_of(plan);
+  take_levels(make_levels(levels), dense);
+  dense.offset = matrices.offsets;
+  dense.index = matrices.index;
+  dense.count = matrices.count;
   with_type(out.type, [&](auto* null) {
     using T = std::remove_pointer_t<decltype(null)>;
+    if (levels.bits == 8 && warp_product<std::uint8_t, T>(codes, out, dense, stream)) return;
     with_width(plan, area, [&](auto wide) {
       constexpr int kWide = decltype(wide)::value;
       const CodeSource source{view_of(codes, codes.h, codes.w, 1, kWide, 1), make_levels(levels)};

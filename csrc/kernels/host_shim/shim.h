@@ -105,6 +105,9 @@ void warp_exchange(const std::uint32_t (&mine)[Words], std::uint32_t (&all)[32][
   shim::exchange({"warp_exchange", shim::kFullMask, site}, Words, mine, &all[0][0]);
 }
 
+// One, so that blocks which share out the work each get several parts of it.
+inline int multiprocessors() { return 1; }
+
 // `where` and `line` name the launch in messages.
 template <typename... Params, typename... Args>
 void launch(void (*kernel)(Params...), dim3 grid, dim3 block, std::size_t shared_bytes, cudaStream_t, const char* where,
@@ -173,3 +176,13 @@ inline unsigned __float2uint_rz(float value) {
 }
 inline unsigned __float_as_uint(float value) { return ppcmi::shim::bit_cast<unsigned>(value); }
 inline float __uint_as_float(unsigned bits) { return ppcmi::shim::bit_cast<float>(bits); }
+
+// Four bytes of the eight that `low` and `high` have, each chosen by three bits of four of `selector`.
+inline unsigned __byte_perm(unsigned low, unsigned high, unsigned selector) {
+  const std::uint64_t bytes = std::uint64_t{high} << 32 | low;
+  unsigned chosen = 0;
+  for (int i = 0; i < 4; ++i) {
+    chosen |= static_cast<unsigned>(bytes >> (selector >> (4 * i) & 7) * 8 & 0xff) << (8 * i);
+  }
+  return chosen;
+}

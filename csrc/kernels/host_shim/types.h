@@ -77,3 +77,15 @@ inline float __bfloat162float(__nv_bfloat16 value) {
   return ppcmi::shim::bit_cast<float>(static_cast<std::uint32_t>(value.bits) << 16);
 }
 inline __nv_bfloat16 __float2bfloat16_rn(float value) { return {ppcmi::shim::bfloat16_bits(value)}; }
+
+struct __half2 {
+  __half x, y;
+};
+struct __nv_bfloat162 {
+  __nv_bfloat16 x, y;
+};
+
+inline __half2 __floats2half2_rn(float x, float y) { return {__float2half_rn(x), __float2half_rn(y)}; }
+inline __nv_bfloat162 __floats2bfloat162_rn(float x, float y) {
+  return {__float2bfloat16_rn(x), __float2bfloat16_rn(y)};
+}
