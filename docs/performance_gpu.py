@@ -7,6 +7,8 @@ from typing import Any
 
 from performance_tables import Case, Target, cases, elements, only, over_ours, rate, table, target_table
 
+from ppcmi_fast.benchmark.suites import gpu_suite
+
 SMALL_DENSE = (16, 32, 64)
 LAB_IDEAS = {
     "1": "a thread is a position, its vector in local memory",
@@ -93,24 +95,27 @@ def _grid(results: dict[str, Any]) -> list[str]:
     for channels in (64, 256):
         for layout in ("nchw", "nhwc"):
             for dtype in ("float32", "float16", "bfloat16"):
-                found = [
-                    only(results, "grid", channels=channels, layout=layout, dtype=dtype, bits=bits)
-                    for bits in (8, 4, 2)
-                ]
-                cells = [f"{case['calls']['ours']['median_us']:.0f} ({share(case):.0f} %)" for case in found]
+                settings = {"channels": channels, "layout": layout, "dtype": dtype}
+                cells = [_cell(cases(results, "grid", bits=bits, **settings)) for bits in (8, 4, 2)]
                 rows.append([f"C={channels}, {layout}, {dtype}", *cells])
     return table(["us (of copy)", "8 bits", "4 bits", "2 bits"], rows)
 
 
+def _cell(found: list[Case]) -> str:
+    if not found:
+        return "not yet measured"
+    return f"{found[0]['calls']['ours']['median_us']:.0f} ({share(found[0]):.0f} %)"
+
+
 def _dense(results: dict[str, Any]) -> list[str]:
-    found = cases(results, "dense")
-    channels = sorted({case["case"]["channels"] for case in found})
+    channels = sorted({case["case"]["channels"] for case in cases(results, "dense")})
     rows = []
     for operation in ("klt", "klt_quantize", "klt_dequantize"):
         for dtype in ("float32", "float16", "bfloat16"):
-            line = [only(results, "dense", operation=operation, channels=c, dtype=dtype) for c in channels]
-            cells = [f"{case['calls']['ours']['median_us']:.0f} ({share(case):.0f} %)" for case in line]
-            rows.append([f"{operation}, {dtype}", *cells])
+            settings = {"operation": operation, "dtype": dtype}
+            cells = [_cell(cases(results, "dense", channels=c, **settings)) for c in channels]
+            if set(cells) != {"not yet measured"}:
+                rows.append([f"{operation}, {dtype}", *cells])
     return table(["us (of copy)", *(f"C={c}" for c in channels)], rows)
 
 
@@ -138,6 +143,18 @@ def _lab(steps: list[dict[str, Any]]) -> list[str]:
     ]
 
 
+def _left(groups: list[str]) -> str:
+    return f" Of these groups of cases some are not yet measured: {', '.join(groups)}." if groups else ""
+
+
+def _verdict(step: dict[str, Any]) -> str:
+    if step["passed"]:
+        return "passed"
+    if step["said"].startswith("stopped after"):
+        return f"**{step['said']}**"
+    return "**failed**"
+
+
 def gpu_section(results: dict[str, Any] | None) -> list[str]:
     """Its lines; without figures, what is wanted and that it was not measured."""
     lines = ["## On a GPU", ""]
@@ -145,10 +162,16 @@ def gpu_section(results: dict[str, Any] | None) -> list[str]:
         return lines + _unmeasured()
     device, steps, measured = results["device"], results["steps"], results["benchmark"]
     count = elements(cases(measured, "headline")[0])
-    checks = ", ".join(f"{s['step']} {'passed' if s['passed'] else '**failed**'}" for s in steps)
+    checks = ", ".join(f"{s['step']} {_verdict(s)}" for s in steps)
+    whole = {(group, case.operation, case.channels, case.dtype, case.bits) for group, case, _ in gpu_suite()}
+    done = {
+        (c["group"], *(c["case"][name] for name in ("operation", "channels", "dtype", "bits")))
+        for c in measured["cases"]
+    }
+    left = sorted({group for group, *_ in whole - done})
     return [
         *lines,
-        f"{device['name']}, torch {device['torch']}, CUDA {device['cuda']}; `make gpu-check` wrote"
+        f"{device['name']}, torch {device['torch']}, CUDA {device['cuda']}; `{results['command']}` wrote"
         f" `benchmarks/results/gpu.json`. Latents of {count / 1e6:.0f} million elements, beyond the caches; medians,"
         " calls in turns, timed by events. `of copy`: the bytes that the operator must read and write over its time,"
         " as a part of what torch's `copy_` of the float32 latents reaches.",
@@ -168,5 +191,5 @@ def gpu_section(results: dict[str, Any] | None) -> list[str]:
         *_dense(measured),
         "",
         *_lab(steps),
-        f"What the command checked: {checks}.",
+        f"What the command checked: {checks}.{_left(left)}",
     ]

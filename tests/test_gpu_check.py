@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import subprocess
 import sys
+import tempfile
 from types import ModuleType
 from typing import Any
 
@@ -54,6 +56,13 @@ def test_parts_beside_each_other_are_all_kept_and_an_error_of_one_comes_out() ->
     assert {(step["step"], step["passed"]) for step in check.steps} == {("one", True), ("two", True)}
     with pytest.raises(ZeroDivisionError):
         check.together(lambda: 1 / 0)
+
+
+def test_what_is_kept_names_no_folder_of_a_run() -> None:
+    folder = tempfile.mkdtemp()
+    os.rmdir(folder)
+    said = f"ppcmi bench klt --json {folder}/figures.json"
+    assert gpu_check.without_folders(said) == "ppcmi bench klt --json figures.json"
 
 
 def test_a_step_after_the_time_is_up_does_not_run() -> None:

@@ -71,7 +71,7 @@ def gpu_figures(ours_us: float, copy_us: float) -> dict[str, Any]:
         {"step": "lab: 64 64 16384", "passed": True, "said": said},
     ]
     device = {"name": "A GPU", "torch": "2.11", "cuda": "13.0"}
-    return {"device": device, "benchmark": {"cases": measured}, "steps": steps}
+    return {"command": "make gpu-check", "device": device, "benchmark": {"cases": measured}, "steps": steps}
 
 
 def test_a_gpus_figures_are_set_against_its_copy() -> None:
@@ -80,6 +80,15 @@ def test_a_gpus_figures_are_set_against_its_copy() -> None:
     assert "| float32 in, int8 out, C=64 (5 bytes an element) | >= 85 % | 125 % | met |" in text
     assert "| float16 in and out, dense, C=32 (4 bytes an element) | >= 75 % | 100 % | met |" in text
     assert "| 1705 (7 %) |" in text and "tests **failed**" in text and "not yet measured" not in text
+    cut = gpu_figures(50.0, 100.0)
+    cut["benchmark"]["cases"] = [
+        c for c in cut["benchmark"]["cases"] if c["case"]["operation"] != "klt" or c["case"]["channels"] < 128
+    ]
+    cut["benchmark"]["cases"] = [c for c in cut["benchmark"]["cases"] if c["group"] != "compiled"]
+    cut["steps"][0]["said"] = "stopped after 19 s"
+    text = make.page(CPU, ROOF, cut).split("## On a GPU")[1]
+    assert "some are not yet measured: compiled, dense." in text and "tests **stopped after 19 s**" in text
+    assert "| not yet measured |" in text and "torch.compile" not in text
     slow = make.page(CPU, ROOF, gpu_figures(100.0, 100.0))
     assert "| 62 % | **not met** |" in slow
 
