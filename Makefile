@@ -110,12 +110,12 @@ docs: setup
 	$(BIN)/python docs/make_reading.py
 	$(BIN)/python docs/make_lab.py
 
-# What a user's `pip install .` does: an isolated build (no torch in it), then the installed package outside this tree.
+# What a user's `pip install .` does, for one kind of GPU where nvcc is there (`setup` compiles for all): an isolated build (no torch in it), then the installed package outside this tree.
 # The libraries come from $(VENV) by a .pth file; its editable install does not, as .pth files in there are not read.
 wheel: setup
 	rm -rf build/wheel && mkdir -p build/wheel
 	$(PYTHON) -m venv build/wheel/venv
-	cd build/wheel && PIP_CONSTRAINT="$(abspath constraints.txt)" \
+	cd build/wheel && SKBUILD_CMAKE_DEFINE="CMAKE_CUDA_ARCHITECTURES=80" PIP_CONSTRAINT="$(abspath constraints.txt)" \
 	  venv/bin/python -m pip install --disable-pip-version-check --quiet $(PIP_ARGS) --no-deps "$(CURDIR)"
 	$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' \
 	  > "$$(build/wheel/venv/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/zz_libraries.pth"

@@ -60,8 +60,10 @@ class Check:
     def together(self, *parts: Callable[[], object]) -> None:
         """Parts that time nothing, beside each other."""
         with ThreadPoolExecutor(len(parts)) as pool:
-            for part in [pool.submit(part) for part in parts]:
-                part.result()
+            for begun in [pool.submit(part) for part in parts]:
+                error = begun.exception()
+                if error is not None:
+                    self.missing("a part", f"{type(error).__name__}: {error}")
 
     def missing(self, name: str, why: str) -> None:
         """A step that this machine cannot take."""
@@ -179,8 +181,12 @@ def main() -> int:
         )
         return 2
     check = Check(given.seconds)
-    limit = "" if given.seconds == BUDGET_SECONDS else f" --seconds {given.seconds:g}"
-    command = f"python benchmarks/gpu_check.py{limit}" if limit else "make gpu-check"
+    told = " ".join(["python benchmarks/gpu_check.py", *(a for a in sys.argv[1:] if a != str(given.json))])
+    command = (
+        told.replace(" --json", "")
+        if given.skip_build or given.seconds != BUDGET_SECONDS
+        else "make gpu-check"
+    )
     result: dict[str, Any] = {"command": command, "device": device}
     architecture = device["compute_capability"].replace(".", "")
     with tempfile.TemporaryDirectory() as folder:

@@ -5,7 +5,7 @@
 //   2  a block is 32 positions; the vectors lie in shared memory as rows of a channel, a barrier after every stage
 //   3  four stages at a time in registers: two rounds over 256 channels are four passes over shared memory
 //   4  csrc/kernels/cuda/klt_quantize.cu: up to 64 channels a lane holds its positions' whole vectors in registers,
-//      without a barrier; beyond, rounds share their stages, and images meet registers, not shared memory
+//      no barrier between stages; beyond, rounds share their stages, and images meet registers, not shared memory
 //
 // Versions 1 to 3 take float32, NCHW, a power of two of at most 256 channels, two rounds and 8 bits.
 #include <algorithm>

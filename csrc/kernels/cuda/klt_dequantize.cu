@@ -1,9 +1,10 @@
 // klt_dequantize: codes to levels, inverse mixing, unfolding, on a CUDA device.
 //
-// Layout: structured mixings of 16 to 512 channels as planes.cuh and staged.cuh say. Others: a block of 256 threads
-// holds 32, 64 or 128 positions x all channels in shared memory; a warp works on a row, a lane on 1, 2 or 4 positions.
-// 5 bytes an element at 8 bits and float32. Why: every element is read and written once; what lies between stays in
-// registers and shared memory. Measured: docs/performance.md.
+// Layout: structured mixings of 16 to 512 channels as planes.cuh and staged.cuh say, dense ones of up to 128 that lie
+// as planes as warp_product.cuh says. Others: a block of 256 threads holds 32, 64 or 128 positions x all channels in
+// shared memory; a warp works on a row, a lane on 1, 2 or 4 positions. 5 bytes an element at 8 bits and float32. Why:
+// every element is read and written once; what lies between stays in registers and shared memory. Measured:
+// docs/performance.md.
 #include <type_traits>
 
 #include "block.cuh"

@@ -3,8 +3,8 @@
 // others pass through shared memory (staged.cuh) and give the same results bit by bit.
 //
 // All sizes are known to the compiler. Up to 64 channels a lane holds the whole vectors of its positions in registers,
-// which takes no barrier and keeps a load for every channel under way. From 128 on the vectors cross shared memory
-// twice: the low stages lie on one side of it, the high stages of both rounds on the other.
+// which takes no barrier between stages and keeps a load for every channel under way. From 128 on the vectors cross
+// shared memory twice: the low stages lie on one side of it, the high stages of both rounds on the other.
 #pragma once
 
 #include "mixing.cuh"

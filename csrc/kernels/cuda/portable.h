@@ -37,6 +37,14 @@ inline int multiprocessors() {
   return count;
 }
 
+// The most that a block of the calling thread's device can ask for.
+inline std::size_t most_shared_bytes() {
+  int device = 0, bytes = 0;
+  check_launch(cudaGetDevice(&device), __FILE__, __LINE__);
+  check_launch(cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device), __FILE__, __LINE__);
+  return static_cast<std::size_t>(bytes);
+}
+
 #ifdef __CUDACC__
 
 // `where` and `line` name the launch in the std::runtime_error that a refused one throws.

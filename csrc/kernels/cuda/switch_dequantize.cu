@@ -1,10 +1,10 @@
 // switch_dequantize: codes to levels, then the sample's own matrix, on a CUDA device.
 //
-// Layout: a block of 256 threads holds 32, 64 or 128 positions x all channels in shared memory; a warp works on a row,
-// a lane on 1, 2 or 4 positions, so that contiguous planes move 128 to 512 bytes a warp. 5 bytes an element at 8 bits
-// and float32; the matrix comes from the caches, once a block.
-// Why: every element is read and written once; what lies between stays in shared memory (and the levels serve all
-// outputs). Measured: docs/performance.md.
+// Layout: 8-bit codes of up to 128 channels that lie as planes as warp_product.cuh says. Others: a block of 256 threads
+// holds 32 or 64 positions x all channels in shared memory; a warp works on a row, a lane on 1 or 2 positions; the
+// matrix comes from the caches, once a block. 5 bytes an element at 8 bits and float32. Why: every element is read and
+// written once; what lies between stays in shared memory (and the levels serve all outputs). Measured:
+// docs/performance.md.
 #include <type_traits>
 
 #include "block.cuh"

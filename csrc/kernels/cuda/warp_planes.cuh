@@ -90,15 +90,15 @@ __device__ __forceinline__ unsigned word_of(const float* values) {
 // In one access: what the compiler makes of an assignment falls apart into words.
 #ifdef PPCMI_HOST_SHIM
 template <int kWords>
-void store_words(void* to, const unsigned (&words)[kWords]) {
+void store_at_once(void* to, const unsigned (&words)[kWords]) {
   std::memcpy(to, words, sizeof words);
 }
 #else
-__device__ __forceinline__ void store_words(void* to, const unsigned (&words)[2]) {
+__device__ __forceinline__ void store_at_once(void* to, const unsigned (&words)[2]) {
   asm volatile("st.global.v2.b32 [%0], {%1, %2};" ::"l"(__cvta_generic_to_global(to)), "r"(words[0]), "r"(words[1]));
 }
 
-__device__ __forceinline__ void store_words(void* to, const unsigned (&words)[4]) {
+__device__ __forceinline__ void store_at_once(void* to, const unsigned (&words)[4]) {
   asm volatile("st.global.v4.b32 [%0], {%1, %2, %3, %4};" ::"l"(__cvta_generic_to_global(to)), "r"(words[0]),
                "r"(words[1]), "r"(words[2]), "r"(words[3]));
 }
@@ -116,7 +116,6 @@ template <typename F>
 struct Vectors {
   Run<typename F::In> runs[F::kSteps][2];
 
-  Vectors() = default;
   __device__ __forceinline__ Vectors(const Plane<const typename F::In>& source, int dim, unsigned n,
                                      std::int64_t position, bool there) {
     const int t = static_cast<int>(threadIdx.x) % 4;
@@ -175,7 +174,7 @@ __device__ __forceinline__ void store_runs(Out* at, int left, const Floats<kRun>
     for (int i = 0; i < kRuns * kRun; ++i) values[i] = runs[column + i / kRun].at[i % kRun];
 #pragma unroll
     for (int w = 0; w < kWords; ++w) words[w] = word_of<Out>(values + w * kInWord);
-    store_words(at + start, words);
+    store_at_once(at + start, words);
   }
 }
 

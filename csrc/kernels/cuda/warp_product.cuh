@@ -2,8 +2,9 @@
 // memory and each block splits the matrix anew; here rows go straight between an image and registers, and a block keeps
 // the halves of its matrix, in the order of fragments, over as many tiles as it can.
 //
-// Sums are product.cuh's in the same order, so images of other forms give the same floats and codes bit by bit. From
-// 8-bit codes the product is that of the codes, which TF32 holds, instead of the levels, which it does not.
+// Sums are product.cuh's in the same order, so a float image of another form gives the same floats and codes bit by
+// bit. From 8-bit codes the product is that of the codes, which TF32 holds, instead of the levels, which it does not:
+// results differ in their last bits from those of other forms.
 #pragma once
 
 #include "product.cuh"
@@ -118,8 +119,8 @@ struct Gains {
 };
 
 template <typename F>
-__device__ __forceinline__ Gains gains_of(const Dense& dense, float scale, const Vectors<F>& vectors,
-                                          const float* source_offsets) {
+__device__ __forceinline__ Gains column_gains(const Dense& dense, float scale, const Vectors<F>& vectors,
+                                              const float* source_offsets) {
   Gains gains;
   if (!dense.normalize) {
 #pragma unroll
@@ -231,7 +232,7 @@ __global__ void __launch_bounds__(F::kCrew, F::kBlocks)
     return Vectors<F>(source, dense.dim, place.n, position, position < area);
   };
   const auto finish = [&](const TilePlace& place, Vectors<F>& vectors) {
-    const Gains gains = gains_of(dense, known ? dense.scale : nanf(""), vectors, desk.source_offsets);
+    const Gains gains = column_gains(dense, known ? dense.scale : nanf(""), vectors, desk.source_offsets);
     const int left = static_cast<int>(area - place.first < kStrip ? area - place.first : kStrip);
     typename F::Out* const to = result.data + place.n * result.next_sample + place.first;
 #pragma unroll 1
@@ -240,6 +241,7 @@ __global__ void __launch_bounds__(F::kCrew, F::kBlocks)
       if constexpr (F::kForgets) vectors.forget(desk.source_offsets);
       sixteen_rows(desk, rows, vectors, sums);
       store_rows(result, dense, desk, to, left, rows, sums, gains);
+      __syncwarp();  // the next product wants all lanes, of which some had nothing to store
     }
   };
   const unsigned stride = work.blocks * (F::kCrew / 32);
@@ -265,16 +267,20 @@ __global__ void __launch_bounds__(F::kCrew, F::kBlocks)
   }
 }
 
+// Gives false where the device has not the shared memory.
 template <typename F>
-void launch_warp_product(const Plane<const typename F::In>& source, const Plane<typename F::Out>& result,
+bool launch_warp_product(const Plane<const typename F::In>& source, const Plane<typename F::Out>& result,
                          const Dense& dense, std::int64_t n, std::int64_t area, cudaStream_t stream) {
+  const std::size_t shared_bytes = Desk<F>::bytes((dense.outputs + 15) / 16);
+  if (shared_bytes > most_shared_bytes()) return false;
   const std::int64_t groups = dense.index ? n : 1, of_sample = (area + kStrip - 1) / kStrip;
   const std::int64_t tiles = of_sample * (n / groups), room = F::kBlocks * multiprocessors();
   const std::int64_t wanted = (tiles + F::kCrew / 32 - 1) / (F::kCrew / 32), fair = (room + groups - 1) / groups;
   const std::int64_t blocks = wanted < fair ? wanted : fair;
   const Work work{static_cast<unsigned>(of_sample), static_cast<unsigned>(tiles), static_cast<unsigned>(blocks)};
-  PPCMI_LAUNCH((warp_product_kernel<F>), dim3(static_cast<unsigned>(groups * blocks)), dim3(F::kCrew),
-               Desk<F>::bytes((dense.outputs + 15) / 16), stream, source, result, dense, work, area);
+  PPCMI_LAUNCH((warp_product_kernel<F>), dim3(static_cast<unsigned>(groups * blocks)), dim3(F::kCrew), shared_bytes,
+               stream, source, result, dense, work, area);
+  return true;
 }
 
 // Runs the product if the images and the matrix are of the forms that this way takes, and says whether they are.
@@ -289,10 +295,8 @@ bool warp_product(const Image& x, const Image& out, const Dense& dense, cudaStre
   const auto run = [&](auto steps) {
     constexpr bool kHalves = sizeof(In) == 2 && sizeof(Out) == 2;
     if (kHalves && dense.source_offset)
-      launch_warp_product<Form<In, Out, steps.value, kHalves>>(source, result, dense, x.n, x.h * x.w, stream);
-    else
-      launch_warp_product<Form<In, Out, steps.value, false>>(source, result, dense, x.n, x.h * x.w, stream);
-    return true;
+      return launch_warp_product<Form<In, Out, steps.value, kHalves>>(source, result, dense, x.n, x.h * x.w, stream);
+    return launch_warp_product<Form<In, Out, steps.value, false>>(source, result, dense, x.n, x.h * x.w, stream);
   };
   if (dense.dim <= 16) return run(std::integral_constant<int, 2>{});
   if (dense.dim <= 32) return run(std::integral_constant<int, 4>{});
