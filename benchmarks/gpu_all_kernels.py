@@ -15,17 +15,16 @@ KEY = SiteKey(bytes(32), "bench")
 def main() -> None:
     """Run them; what is wrong, compute-sanitizer reports."""
     calls = 0
-    every = (torch.float32, torch.float16, torch.bfloat16)
+    every = [torch.float32, torch.float16, torch.bfloat16]
     cases = [
         ("hadamard", 64, 1, every),
         ("hadamard", 96, 2, every),
         ("haar", 72, 1, every),
         ("haar", 32, 1, every),
     ]
-    # Of one type: a kernel differs between types in its loads and stores alone.
-    some = (torch.float32, torch.float16)
-    cases += [("hadamard", dim, 1, (torch.float32,)) for dim in (16, 32, 128, 256, 512)]
-    cases += [("haar", 16, 1, some), ("haar", 64, 1, some), ("hadamard", 64, 2, (torch.float32,))]
+    # Not of every type: a kernel differs between types in its loads and stores alone.
+    cases += [("hadamard", dim, 1, every[:1]) for dim in (16, 32, 128, 256, 512)]
+    cases += [("haar", 16, 1, every[:2]), ("haar", 64, 1, every[:2]), ("hadamard", 64, 2, every[:1])]
     for mixing, dim, fold, dtypes in cases:
         params = KEY.klt_params("image", 4, dim, mixing, fold, offset_scale=0.5).to("cuda")
         matrices, index = torch.randn(2, 20, dim, device="cuda"), torch.tensor([1, 0], device="cuda")
