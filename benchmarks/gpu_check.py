@@ -181,12 +181,9 @@ def main() -> int:
         )
         return 2
     check = Check(given.seconds)
-    told = " ".join(["python benchmarks/gpu_check.py", *(a for a in sys.argv[1:] if a != str(given.json))])
-    command = (
-        told.replace(" --json", "")
-        if given.skip_build or given.seconds != BUDGET_SECONDS
-        else "make gpu-check"
-    )
+    options = [f"--seconds {given.seconds:g}"] if given.seconds != BUDGET_SECONDS else []
+    options += ["--skip-build"] if given.skip_build else []
+    command = " ".join(["python benchmarks/gpu_check.py", *options]) if options else "make gpu-check"
     result: dict[str, Any] = {"command": command, "device": device}
     architecture = device["compute_capability"].replace(".", "")
     with tempfile.TemporaryDirectory() as folder:

@@ -33,8 +33,8 @@ __global__ void __launch_bounds__(kThreads, S::kBlocks)
     klt_planes_kernel(const Planes<T> source, const Planes<T> result, const Rounds rounds, const std::int64_t area) {
   PPCMI_DYNAMIC_SHARED(Workshop<S>, shop);
   const Seat seat = seat_of<S>(area);
-  const T* from = source.data + seat.n * source.next_sample + seat.first;
-  T* to = result.data + seat.n * result.next_sample + seat.first;
+  const T* from = seat.in(source);
+  T* to = seat.in(result);
   const auto in_order = [](int d, const auto& planes) { return d * planes.next_channel; };
   if constexpr (kInverse) {
     const auto read = [&](int d) {
@@ -94,13 +94,13 @@ void klt(const Image& x, const Image& out, const Material& material, int fold, b
   const Image& grid = inverse ? x : out;
   const std::int64_t area = grid.h * grid.w;
   if (grid.n * area == 0) return;
-  Plan plan = make_plan(material, inverse, normalize);
-  plan.short_source = x.type != Type::f32 && !(inverse && plan.offset);
   with_type(x.type, [&](auto* null) {
     using T = std::remove_pointer_t<decltype(null)>;
     if (inverse ? klt_of_shape<T, true>(x, out, material, fold, normalize, stream)
                 : klt_of_shape<T, false>(x, out, material, fold, normalize, stream))
       return;
+    Plan plan = make_plan(material, inverse, normalize);
+    plan.short_source = x.type != Type::f32 && !(inverse && plan.offset);
     if (fold == 1 && warp_product<T, T>(x, out, dense_of(plan), stream)) return;
     with_width(plan, area, [&](auto wide) {
       constexpr int kWide = decltype(wide)::value;

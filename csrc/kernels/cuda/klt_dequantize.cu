@@ -39,8 +39,8 @@ __global__ void __launch_bounds__(kThreads, S::kBlocks)
                                  const float step, const std::int64_t area) {
   PPCMI_DYNAMIC_SHARED(Workshop<S>, shop);
   const Seat seat = seat_of<S>(area);
-  const std::uint8_t* from = source.data + seat.n * source.next_sample + seat.first;
-  T* to = result.data + seat.n * result.next_sample + seat.first;
+  const std::uint8_t* from = seat.in(source);
+  T* to = seat.in(result);
   const auto read = [&](int d) {
     const Place place = shop->places[d];
     const auto codes = *reinterpret_cast<const Packed<std::uint8_t, S::kWide>*>(from + place.at);
@@ -61,8 +61,8 @@ __global__ void __launch_bounds__(kThreads, S::kBlocks)
                                  const Levels levels, const std::int64_t area) {
   PPCMI_DYNAMIC_SHARED(UnpackingWorkshop<S>, shop);
   const Seat seat = seat_of<S>(area);
-  const std::uint8_t* from = source.data + seat.n * source.next_sample + seat.first;
-  T* to = result.data + seat.n * result.next_sample + seat.first;
+  const std::uint8_t* from = seat.in(source);
+  T* to = seat.in(result);
   if (threadIdx.x < 16) shop->levels[threadIdx.x] = levels.table[threadIdx.x];
   const int shift = levels.bits == 4 ? 1 : 2, mask = (1 << levels.bits) - 1;  // 2^shift codes a byte
   const auto read = [&](int d) {
@@ -121,13 +121,13 @@ void klt_dequantize(const Image& codes, const Image& out, const Material& materi
                     cudaStream_t stream) {
   const std::int64_t area = codes.h * codes.w;
   if (codes.n * area == 0) return;
-  const Plan plan = make_plan(material, true, false);
   const Levels table = make_levels(levels);
-  Dense dense = dense_of(plan);
-  take_levels(table, dense);
   with_type(out.type, [&](auto* null) {
     using T = std::remove_pointer_t<decltype(null)>;
     if (klt_dequantize_of_shape<T>(codes, out, material, fold, table, stream)) return;
+    const Plan plan = make_plan(material, true, false);
+    Dense dense = dense_of(plan);
+    take_levels(table, dense);
     if (fold == 1 && levels.bits == 8 && warp_product<std::uint8_t, T>(codes, out, dense, stream)) return;
     with_width(plan, area, [&](auto wide) {
       constexpr int kWide = decltype(wide)::value;

@@ -47,7 +47,7 @@ __device__ __forceinline__ void store_packed(const PackingWorkshop<S>& shop, con
                                              const Seat& seat, int bits) {
   using Bytes = Packed<std::uint8_t, S::kWide>;
   const int column = place_of<S>() * S::kWide, per_byte = 8 / bits;
-  std::uint8_t* to = result.data + seat.n * result.next_sample + seat.first;
+  std::uint8_t* to = seat.in(result);
   const int first = S::kAlone ? 0 : static_cast<int>(threadIdx.x) / 32;
   for (int j = first; j < S::kDim / per_byte; j += S::kAlone ? 1 : kWarps) {
     Bytes packed{};
@@ -66,8 +66,8 @@ __global__ void __launch_bounds__(kThreads, S::kBlocks)
                                const std::int64_t area) {
   PPCMI_DYNAMIC_SHARED(Workshop<S>, shop);
   const Seat seat = seat_of<S>(area);
-  const T* from = source.data + seat.n * source.next_sample + seat.first;
-  std::uint8_t* to = result.data + seat.n * result.next_sample + seat.first;
+  const T* from = seat.in(source);
+  std::uint8_t* to = seat.in(result);
   const auto read = [&](int d) { return floats_at<S::kWide>(from + d * source.next_channel); };
   mix_planes<S>(rounds, result.next_channel, *shop, read, [&](int d, const auto& value, const auto& gain) {
     const Place place = shop->places[d];
@@ -85,7 +85,7 @@ __global__ void __launch_bounds__(kThreads, S::kBlocks)
                                const Cells cells, const std::int64_t area) {
   PPCMI_DYNAMIC_SHARED(PackingWorkshop<S>, shop);
   const Seat seat = seat_of<S>(area);
-  const T* from = source.data + seat.n * source.next_sample + seat.first;
+  const T* from = seat.in(source);
   const int column = place_of<S>() * S::kWide;
   copy_table(cells, shop->table);
   const auto read = [&](int d) { return floats_at<S::kWide>(from + d * source.next_channel); };
@@ -144,15 +144,15 @@ void klt_quantize(const Image& x, const Image& codes, const Material& material, 
   const std::int64_t area = codes.h * codes.w;
   if (codes.n * area == 0) return;
   const Cells cells = make_cells(thresholds);
-  Plan plan = make_plan(material, false, normalize);
-  plan.scale *= cells.inverse_step;
-  plan.short_source = x.type != Type::f32;
-  Dense dense = dense_of(plan);
-  dense.scale_of_offset = cells.inverse_step;
-  dense.shift = 128.0f;
   with_type(x.type, [&](auto* null) {
     using T = std::remove_pointer_t<decltype(null)>;
     if (klt_quantize_of_shape<T>(x, codes, material, fold, normalize, cells, stream)) return;
+    Plan plan = make_plan(material, false, normalize);
+    plan.scale *= cells.inverse_step;
+    plan.short_source = x.type != Type::f32;
+    Dense dense = dense_of(plan);
+    dense.scale_of_offset = cells.inverse_step;
+    dense.shift = 128.0f;
     if (fold == 1 && cells.bits == 8 && warp_product<T, std::uint8_t>(x, codes, dense, stream)) return;
     with_width(plan, area, [&](auto wide) {
       constexpr int kWide = decltype(wide)::value;

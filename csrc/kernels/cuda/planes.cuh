@@ -40,6 +40,10 @@ struct Rounds {
   float scale_of_offset, shift;
   float scale;  // of the result
   bool normalize;
+
+  __device__ __forceinline__ float added_to(int channel) const {
+    return fmaf(offset ? __ldg(offset + channel) : 0.0f, scale_of_offset, shift);
+  }
 };
 
 inline Rounds rounds_of(const Material& m, float scale_of_offset, float shift, float scale, bool normalize) {
@@ -102,8 +106,7 @@ struct Workshop {
     for (int d = static_cast<int>(threadIdx.x); d < S::kDim; d += kThreads) {
       outer[d] = __ldg(rounds.outer + d);
       inner[d % S::kLowRows * S::kHighRows + d / S::kLowRows] = __ldg(rounds.inner + d);
-      const float offset = rounds.offset ? __ldg(rounds.offset + d) : 0.0f;
-      places[__ldg(rounds.perm + d)] = {d * next_channel, fmaf(offset, rounds.scale_of_offset, rounds.shift)};
+      places[__ldg(rounds.perm + d)] = {d * next_channel, rounds.added_to(d)};
     }
   }
 
@@ -116,19 +119,30 @@ struct Workshop {
   }
 };
 
-// The positions of a lane. Where the image has no more, it has the last ones again: it writes what another lane writes,
-// which costs less than asking before each write.
+// A sample, and where the positions of a block or a lane begin in it.
 struct Seat {
   std::int64_t n, first;
+
+  template <typename T>
+  __device__ __forceinline__ T* in(const Planes<T>& planes) const {
+    return planes.data + n * planes.next_sample + first;
+  }
 };
 
 template <typename S>
-__device__ __forceinline__ Seat seat_of(std::int64_t area) {
+__device__ __forceinline__ Seat seat_of_block(std::int64_t area) {
   const auto tiles = static_cast<unsigned>((area + S::kPositions - 1) / S::kPositions);
   const unsigned n = blockIdx.x / tiles;
-  const std::int64_t first =
-      static_cast<std::int64_t>(blockIdx.x - n * tiles) * S::kPositions + place_of<S>() * S::kWide;
-  return {n, first < area ? first : area - S::kWide};
+  return {n, static_cast<std::int64_t>(blockIdx.x - n * tiles) * S::kPositions};
+}
+
+// Of a lane. Where the image has no more, it has the last positions again: it writes what another lane writes, which
+// costs less than asking before each write.
+template <typename S>
+__device__ __forceinline__ Seat seat_of(std::int64_t area) {
+  const Seat block = seat_of_block<S>(area);
+  const std::int64_t first = block.first + place_of<S>() * S::kWide;
+  return {block.n, first < area ? first : area - S::kWide};
 }
 
 template <int kBits, int kWide>
@@ -288,8 +302,7 @@ __device__ __forceinline__ void unmix_planes(const Rounds& rounds, int next_chan
   }
 }
 
-// Calls run(Shape) with the shape that suits the material and gives what it gives: whether it took the call. False
-// where there is none.
+// Calls run(Shape) with the shape that suits the material; false where there is none.
 template <typename Run>
 bool with_shape(const Material& m, std::int64_t n, std::int64_t area, const Run& run) {
   if (m.rounds != 2 || m.odd != 1 || n * (area / 32 + 1) > 0x7fffffff) return false;

@@ -19,9 +19,7 @@ struct StagedWorkshop : Workshop<S> {
 
   __device__ __forceinline__ void fill_ends(const Rounds& rounds) {
     for (int d = static_cast<int>(threadIdx.x); d < S::kDim; d += kThreads) {
-      const float offset = rounds.offset ? __ldg(rounds.offset + d) : 0.0f;
-      ends[d] = {static_cast<int>(__ldg(rounds.perm + d)) * S::kPitch,
-                 fmaf(offset, rounds.scale_of_offset, rounds.shift)};
+      ends[d] = {static_cast<int>(__ldg(rounds.perm + d)) * S::kPitch, rounds.added_to(d)};
     }
   }
 };
@@ -29,10 +27,9 @@ struct StagedWorkshop : Workshop<S> {
 // Which positions a block has.
 template <typename S>
 __device__ __forceinline__ Span staged_span(std::int64_t area) {
-  const auto tiles = static_cast<unsigned>((area + S::kPositions - 1) / S::kPositions);
-  const unsigned n = blockIdx.x / tiles;
-  const std::int64_t first = static_cast<std::int64_t>(blockIdx.x - n * tiles) * S::kPositions, left = area - first;
-  return {n, first, left < S::kPositions ? static_cast<int>(left) : S::kPositions};
+  const Seat block = seat_of_block<S>(area);
+  const std::int64_t left = area - block.first;
+  return {block.n, block.first, left < S::kPositions ? static_cast<int>(left) : S::kPositions};
 }
 
 // An image that passes through shared memory moves position by position, not in rows of a lane's.
