@@ -546,7 +546,7 @@ def test_the_command_runs_lists_and_tables(tmp_path: Path, monkeypatch: pytest.M
     (tmp_path / "experiments").mkdir()
     settings = "\n".join(f'"{k}" = {json.dumps(v)}' for k, v in TINY.items())
     (tmp_path / "experiments" / "small.toml").write_text(
-        'title = "T"\nquestion = "Q?"\ndata = "phantom:cardiac"\n'
+        'title = "T"\nquestion = "Q?"\ndata = "phantom:cardiac"\nrows = true\n'
         "phantom = { subjects = 3, sites = 2, slices = 1, size = 32 }\n"
         f'[settings]\n{settings}\n[[variants]]\nname = "one"\n'
     )
@@ -557,6 +557,17 @@ def test_the_command_runs_lists_and_tables(tmp_path: Path, monkeypatch: pytest.M
         "1 runs, 1 of them asked for, 0 to do"
         in call(app, ["experiment", "run", "small", "--out", "runs"]).output
     )
-    result = call(app, ["experiment", "table", "small", "--out", "runs", "--docs", "docs"])
+    tabled = ["experiment", "table", "small", "--out", "runs", "--docs", "docs"]
+    result = call(app, tabled)
     assert result.exit_code == 0, result.output
-    assert "## T" in (tmp_path / "docs" / "experiments_results.md").read_text()
+    page, rows = (
+        tmp_path / "docs" / name for name in ("experiments_results.md", "figures/experiment_small_rows.png")
+    )
+    assert "## T" in page.read_text()
+    picture, written = rows.read_bytes(), page.read_text()
+    # As while it is run once more: what was kept of it stays, and its picture.
+    for name in ("metrics.json", "examples.npz"):
+        (tmp_path / "runs" / "small" / "one" / "seed-0" / name).unlink()
+    result = call(app, tabled)
+    assert result.exit_code == 0, result.output
+    assert page.read_text() == written and rows.read_bytes() == picture

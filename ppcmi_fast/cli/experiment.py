@@ -101,8 +101,8 @@ def table(
             draw(result, figures / f"experiment_{path.stem}.png")
         first = max(variants_of(result), key=lambda variant: len(variant.methods))
         example = runs / first.name / f"seed-{first.seeds[0]}"
-        # Pictures are drawn where the run is; elsewhere those of before stay.
-        if result["rows"] and example.is_dir():
+        # Pictures are drawn where the run is, once it is finished; else those of before stay.
+        if result["rows"] and (example / "metrics.json").is_file():
             classes = first.records[0]["dataset"]["classes"]
             draw_rows(example, classes, figures / f"experiment_{path.stem}_rows.png")
         typer.echo(f"kept {record}")
