@@ -79,6 +79,28 @@ def test_groups_are_divided_in_proportion(seed: int) -> None:
             assert abs(count[group] - share * size) <= 1, (group, count)
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_which_of_as_many_groups_is_held_out_differs_from_site_to_site(seed: int) -> None:
+    groups = ["NOR", "DCM", "HCM", "MINF", "RV"]
+    sites = [f"site-{n:02d}" for n in range(20)]
+    found = [record for site in sites for record in records([*groups, "NOR"], site)]
+    split = split_by_subject(found, seed=seed)
+    for part in (split.train, split.val, split.test):
+        seen = Counter(record.group for record in part if record.group != "NOR")
+        assert set(seen) == set(groups) - {"NOR"}, seen
+    # One site's draw is its own: sites that are added change none of the others.
+    first = split_by_subject([record for record in found if record.site < "site-10"], seed=seed)
+    assert first.to_json()["val"] == {s: v for s, v in split.to_json()["val"].items() if s < "site-10"}
+
+
+def test_where_groups_differ_in_size_the_larger_goes_first_at_the_same_place() -> None:
+    # Of 9 and 3 subjects the fifth and the second lie in the middle, where the training images begin.
+    for seed in range(4):
+        split = split_by_subject(records(["rare"] * 3 + ["common"] * 9), (0.5, 1 / 12, 5 / 12), seed)
+        held_out = Counter(record.group for record in [*split.test, *split.val])
+        assert held_out == {"common": 5, "rare": 1}, held_out
+
+
 def test_without_groups_the_classes_shown_are_divided() -> None:
     found = [
         Record(Path(f"{i}.png"), Path("m"), f"s{i:02d}", "a", classes=(1, 2) if i % 4 else (1,))

@@ -59,16 +59,22 @@ def stratum(records: Sequence[Record]) -> str:
     return ",".join(map(str, sorted({label for record in records for label in record.classes})))
 
 
-def _stratified(by_subject: dict[str, list[Record]], generator: random.Random) -> list[str]:
-    """Subjects at random, in an order whose every beginning holds about the same share of each stratum."""
+def _stratified(
+    by_subject: dict[str, list[Record]], generator: random.Random, ties: random.Random
+) -> list[str]:
+    """Subjects at random, in an order whose every beginning holds about the same share of each stratum.
+
+    Strata of one size have their members at the same places: which of them comes first is drawn from `ties`. By name,
+    sites that hold one subject of each group would all validate on the same group.
+    """
     strata: dict[str, list[str]] = {}
     for subject, own in sorted(by_subject.items()):
         strata.setdefault(stratum(own), []).append(subject)
-    places: dict[str, float] = {}
+    places: dict[str, tuple[float, int, float]] = {}
     for members in strata.values():
         generator.shuffle(members)
         for number, subject in enumerate(members):
-            places[subject] = (number + 0.5) / len(members)
+            places[subject] = ((number + 0.5) / len(members), -len(members), ties.random())
     return sorted(places, key=places.__getitem__)
 
 
@@ -91,7 +97,7 @@ def split_by_subject(
     if not (min(fractions) > 0 and abs(sum(fractions) - 1) <= 1e-6):
         raise ValueError(f"fractions: expected three positive numbers that sum to 1, got {fractions}")
     parts: dict[str, list[Record]] = {"train": [], "val": [], "test": []}
-    generator = random.Random(seed)
+    generator, ties = random.Random(seed), random.Random(f"ties of {seed}")
     for site in sorted({record.site for record in records}):
         own: dict[str, list[Record]] = {}
         for record in records:
@@ -102,7 +108,7 @@ def split_by_subject(
                 f"site {site!r}: expected at least {MIN_SUBJECTS} subjects (one each to train, validate and test),"
                 f" got {len(own)}; add subjects or merge sites"
             )
-        subjects = _stratified(own, generator)
+        subjects = _stratified(own, generator, ties)
         tests, vals = _held_out(len(subjects), fractions)
         part_of = dict.fromkeys(subjects[:tests], "test") | dict.fromkeys(
             subjects[tests : tests + vals], "val"
