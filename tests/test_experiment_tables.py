@@ -17,6 +17,7 @@ from tiny_runs import TINY
 from ppcmi_fast.errors import RunError
 from ppcmi_fast.experiments import tables
 from ppcmi_fast.experiments.collect import collect
+from ppcmi_fast.experiments.effort import Effort
 from ppcmi_fast.experiments.figures import draw, draw_rows
 from ppcmi_fast.experiments.plan import Plan, planned_runs
 from ppcmi_fast.experiments.records import read_records, write_records
@@ -26,6 +27,7 @@ from ppcmi_fast.metrics import MEASURES, ImageScores, ScoreRow, summarise, write
 
 ROOT = Path(__file__).resolve().parents[1]
 IMAGES = 2
+POOLED = "unet_centralised"
 
 
 def scores(dice: list[float]) -> ImageScores:
@@ -56,6 +58,7 @@ def write_run(
     subjects: range = range(6),
     classes: int = 1,
     device: str = "cpu",
+    seconds: dict[str, float] | None = None,
 ) -> dict[str, list[ScoreRow]]:
     run = next(r for r in planned_runs(made, Path("data")) if (r.variant, r.seed) == (variant, seed))
     folder = out / run.folder
@@ -73,6 +76,7 @@ def write_run(
     names = ["cavity", "wall"] if classes == 2 else []
     metrics = {
         "methods": methods,
+        "seconds": seconds or {},
         "payload_bytes": {"up": 100, "down": 20, "train_upload_total": 1},
         "thresholds": {"a": 0.4, "b": 0.5},
         "calibration": RULE,
@@ -384,10 +388,10 @@ def test_what_trained_all_of_it_counts_shared_networks_once(tmp_path: Path) -> N
         write_run(two, tmp_path, methods, variant=variant)
     result = collect("name", two, tmp_path, [], quiet)
     # Ours and the pooled network, a minute each, of one seed; the same under a second name.
-    assert tables.training_seconds([result, result]) == 120.0
+    assert Effort.of([result, result]) == Effort(training=120.0, trials=0.0, untold=0)
     other = copy.deepcopy(result)
     other["runs"][0]["methods"]["ppcmi"]["seconds"] = 7080.0
-    assert tables.training_seconds([result, other]) == 7200.0
+    assert Effort.of([result, other]).training == 7200.0
     named = other | {"experiment": "phantom_x"}
     assert "took 2.0 hours of one run at a time, 2.0 of them for the comparisons" in tables.page(
         [result, named]
@@ -395,6 +399,29 @@ def test_what_trained_all_of_it_counts_shared_networks_once(tmp_path: Path) -> N
     assert "took 2.0 hours of one run at a time, 0.0 of them for the comparisons" in tables.page(
         [result, other]
     )
+
+
+def test_trials_of_rates_are_counted_where_records_tell_of_them(tmp_path: Path) -> None:
+    made = plan(settings=TINY | {"baselines.methods": [POOLED], "baselines.learning_rates": [0.001, 0.002]})
+    write_run(made, tmp_path, {"ppcmi": 0.0, POOLED: 0.0}, seconds={f"{POOLED} (rates tried)": 5400.0})
+    result = collect("name", made, tmp_path, [], quiet)
+    result["runs"][0]["methods"][POOLED]["learning_rate"] = 0.001
+    assert Effort.of([result, result]) == Effort(training=120.0, trials=5400.0, untold=0)
+    assert "not chosen took 1.5 hours besides. Two cores" in tables.page([result])
+    # Who took the network over at the rate that it chose has nothing to tell of trials.
+    given = copy.deepcopy(result)
+    given["runs"][0]["settings"]["baselines"]["learning_rates"] = []
+    given["runs"][0]["methods"][POOLED]["trial_seconds"] = 0.0
+    assert Effort.of([given, result]).trials == 5400.0
+    older = copy.deepcopy(result)
+    for facts in older["runs"][0]["methods"].values():
+        del facts["trial_seconds"]
+    for known in ([older], [older, given], [given, older]):
+        assert Effort.of(known) == Effort(training=120.0, trials=0.0, untold=1)
+    assert "took 0.0 hours besides; of 1 with trials the records do not have it. Two cores" in tables.page(
+        [older]
+    )
+    assert Effort.of([older, result]).untold == 0
 
 
 def test_a_small_network_is_counted_in_thousands(tmp_path: Path) -> None:

@@ -44,6 +44,11 @@ def method_of(stage: str) -> str:
     return re.split(rf"[.{TRIED}{CHOSEN}]", stage, maxsplit=1)[0]
 
 
+def trials_of(method: str) -> str:
+    """What a method tried and what does not answer, by which metrics.json gives its time."""
+    return f"{method} (rates tried)"
+
+
 def same_rate(one: float | None, two: float | None) -> bool:
     """Whether two learning rates have one name in stages."""
     return one == two or (one is not None and two is not None and f"{one:g}" == f"{two:g}")

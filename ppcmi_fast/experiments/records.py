@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ppcmi_fast.baselines.base import trials_of
 from ppcmi_fast.errors import ConfigError, RunError
 from ppcmi_fast.experiments.plan import PlannedRun
 from ppcmi_fast.experiments.reuse import same_baseline
@@ -81,7 +82,7 @@ def record_of(folder: Path, variant: str, seed: int) -> dict[str, Any]:
         "mask_code_dice": metrics.get("mask_code_dice", {}),
         "environment": _machine(metrics["environment"]),
         "late_sites": late["dice"]["site"] if late else {},
-        "methods": {name: _method(metrics["methods"][name], rows[name]) for name in method_order(list(rows))},
+        "methods": {name: _method(name, metrics, rows[name]) for name in method_order(list(rows))},
     }
 
 
@@ -91,10 +92,12 @@ def _machine(environment: dict[str, Any]) -> dict[str, Any]:
     return facts | {"gpus": environment["cuda"]["devices"] if environment["training_device"] != "cpu" else []}
 
 
-def _method(entry: dict[str, Any], rows: Sequence[ScoreRow]) -> dict[str, Any]:
+def _method(name: str, metrics: dict[str, Any], rows: Sequence[ScoreRow]) -> dict[str, Any]:
+    entry = metrics["methods"][name]
     facts = {key: entry[key] for key in ("images_seen", "parameters")}
     return facts | {
         "seconds": round(entry["seconds"], 1),
+        "trial_seconds": round(metrics["seconds"].get(trials_of(name), 0.0), 1),
         "bytes_sent": sum(entry["bytes_sent"].values()),
         "learning_rate": entry.get("learning_rate"),
         "scores": subject_scores(rows),

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from ppcmi_fast.experiments.effort import Effort
 from ppcmi_fast.experiments.records import (
     MEASURES,
     OURS,
@@ -367,28 +368,10 @@ def section(result: dict[str, Any]) -> str:
     return "\n".join([*lines, *_missing(result)])
 
 
-def training_seconds(results: Sequence[dict[str, Any]]) -> float:
-    """Of all that was trained for these records; what several of them share counts once."""
-    trainings = {
-        (record["dataset"]["name"], record["dataset"]["size"], record["seed"], method, facts["seconds"])
-        for result in results
-        for record in result["runs"]
-        for method, facts in record["methods"].items()
-        if method == OURS or not method.startswith(OURS)  # the others of ours are the same networks
-    }
-    return float(sum(seconds for *_, seconds in trainings))
-
-
 def page(results: Sequence[dict[str, Any]]) -> str:
     """The whole page."""
     compared = [r for r in results if r["experiment"].startswith(COMPARISONS)]
-    hours, of_these = (training_seconds(some) / 3600 for some in (results, compared))
-    effort = (
-        "Training all that is on this page, what experiments took over from each other counted once, and trials of"
-        " learning rates, trainings at a rate that was not chosen and other trainings at the same settings left out,"
-        f" took {hours:.1f} hours of one run at a time, {of_these:.1f} of them for the comparisons on real and phantom"
-        " sets; two cores with a run each need half of that at best.\n"
-    )
+    effort = Effort.of(results).told(Effort.of(compared))
     return "\n".join([HEAD, effort, *(section(result) for result in results)])
 
 

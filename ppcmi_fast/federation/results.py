@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ppcmi_fast.baselines import Outcome
-from ppcmi_fast.baselines.base import CHOSEN, count_parameters, method_of, same_rate, split_stage
+from ppcmi_fast.baselines.base import CHOSEN, count_parameters, method_of, same_rate, split_stage, trials_of
 from ppcmi_fast.data.arrays import Arrays
 from ppcmi_fast.data.records import Dataset
 from ppcmi_fast.environment import describe_environment
@@ -168,7 +168,7 @@ def seconds(stages: Mapping[str, Any], methods: Mapping[str, Any], tried: Contai
     found: defaultdict[str, float] = defaultdict(float)
     for stage, entry in stages.items():
         name = answering_stage(stage, methods, tried)
-        found[f"{method_of(stage)} (rates tried)" if name is None else name] += entry["seconds"]
+        found[trials_of(method_of(stage)) if name is None else name] += entry["seconds"]
     return dict(found)
 
 
