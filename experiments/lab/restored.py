@@ -22,7 +22,7 @@ from ppcmi_fast.federation.config import RunConfig
 from ppcmi_fast.federation.dataset import read_dataset
 from ppcmi_fast.federation.evaluate import answers_through_wire, mean_dice
 from ppcmi_fast.federation.run import FederatedRun, draw_split
-from ppcmi_fast.federation.runfolder import RunFolder, read_json, write_json
+from ppcmi_fast.federation.runfolder import RunFolder, has_results, read_json, write_json
 from ppcmi_fast.federation.scoring import Scorer, compare_rows, summarise_rows
 
 RESULTS = Path(__file__).resolve().parents[2] / "docs" / "results" / "lab"
@@ -48,7 +48,7 @@ class RestoredRun:
             RunError: not the folder of a finished run of an experiment.
             ConfigError: its answers are no probabilities.
         """
-        if not (folder / "metrics.json").is_file():
+        if not has_results(folder):
             raise RunError(f"{folder}: expected the folder of a finished run; make one with `ppcmi federate`")
         config = RunConfig.load(folder / "config.toml").model_copy(update={"device": "cpu"})
         if folder.resolve().name != f"seed-{config.seed}":

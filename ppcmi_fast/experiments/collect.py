@@ -20,6 +20,7 @@ from ppcmi_fast.experiments.records import (
 )
 from ppcmi_fast.experiments.repeats import keep_repeats
 from ppcmi_fast.federation.config import changed_settings
+from ppcmi_fast.federation.runfolder import has_results
 
 
 def _outdated(record: dict[str, Any], run: PlannedRun | None) -> str:
@@ -45,7 +46,7 @@ def _finished(
     """
     records = {}
     for run in runs:
-        if (out / run.folder / "metrics.json").is_file():
+        if has_results(out / run.folder):
             record = record_of(out / run.folder, run.variant, run.seed)
             reason = _outdated(record, run)
             if reason and not run.hidden:

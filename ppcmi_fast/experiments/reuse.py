@@ -13,7 +13,7 @@ from ppcmi_fast.baselines.base import CHOSEN, TRIED, method_of, same_rate, split
 from ppcmi_fast.errors import ConfigError, RunError
 from ppcmi_fast.federation.codecs import latent_noise
 from ppcmi_fast.federation.config import STAGES_FILE, RunConfig, is_whole
-from ppcmi_fast.federation.runfolder import OUR_STAGES, RunFolder, read_json, write_json
+from ppcmi_fast.federation.runfolder import OUR_STAGES, RunFolder, has_results, read_json, write_json
 from ppcmi_fast.federation.sections import FEDERATED, UNET_METHODS
 
 # Ours: the keys go with what was trained under them.
@@ -205,7 +205,7 @@ def begin_with_known(config: RunConfig, target: Path, out: Path, networks: Path 
 
 def check_finished(networks: Path) -> None:
     """Raise RunError unless networks can be taken from this run."""
-    if not (networks / "metrics.json").is_file():
+    if not has_results(networks):
         raise RunError(f"{networks}: expected a finished run to take networks from; run its variant first")
 
 

@@ -16,7 +16,7 @@ from ppcmi_fast.experiments.plan import Plan, PlannedRun, data_folder, planned_r
 from ppcmi_fast.experiments.reuse import begin_with_known, check_finished
 from ppcmi_fast.federation.config import RunConfig, changed_settings, is_whole
 from ppcmi_fast.federation.run import federate
-from ppcmi_fast.federation.runfolder import RunFolder
+from ppcmi_fast.federation.runfolder import RunFolder, has_results
 from ppcmi_fast.report import write_report
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ def is_finished(folder: Path, config: RunConfig, *, overwrite: bool = False) -> 
         return False
     difference = _difference(folder / "config.toml", config)
     if not difference:
-        return (folder / "metrics.json").is_file()
+        return has_results(folder)
     if overwrite:
         return False
     raise RunError(

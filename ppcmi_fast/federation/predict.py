@@ -25,7 +25,7 @@ from ppcmi_fast.federation.channel import Channel
 from ppcmi_fast.federation.codecs import make_learner
 from ppcmi_fast.federation.config import RunConfig
 from ppcmi_fast.federation.evaluate import class_maps
-from ppcmi_fast.federation.runfolder import RunFolder, load_module, read_json
+from ppcmi_fast.federation.runfolder import RunFolder, has_results, load_module, read_json
 from ppcmi_fast.federation.server import Server
 from ppcmi_fast.federation.tuning import encoder_of
 
@@ -65,7 +65,7 @@ class Segmenter:
     """
 
     def __init__(self, run: Path, site: str) -> None:
-        if not (run / "config.toml").is_file() or not (run / "metrics.json").is_file():
+        if not (run / "config.toml").is_file() or not has_results(run):
             raise RunError(f"{run}: expected the folder of a finished run; make one with `ppcmi federate`")
         folder, self.config = RunFolder(run), RunConfig.load(run / "config.toml")
         metrics = read_json(run / "metrics.json")

@@ -29,6 +29,11 @@ WRITTEN_FILES = (
 )
 
 
+def has_results(run: Path) -> bool:
+    """Whether the run in a folder has been measured, which is done last."""
+    return (run / "metrics.json").is_file()
+
+
 def write_json(path: Path, value: Any) -> None:
     """Write JSON so that a crash leaves the old file or the new one."""
     scratch = path.with_suffix(".tmp")
