@@ -170,7 +170,9 @@ def test_a_piece_of_other_held_out_subjects_takes_no_place(tmp_path: Path) -> No
     made = in_pieces(**{"codec.rounds": 9})
     runs = kept_runs(made, tmp_path)
     train_in_place(made, tmp_path / "new", 0.03, variant="ours", method="ppcmi", subjects=range(1, 7))
-    assert collect("name", made, tmp_path / "new", runs, quiet)["runs"] == runs
+    lines: list[str] = []
+    assert collect("name", made, tmp_path / "new", runs, lines.append)["runs"] == runs
+    assert lines == ["kept: main, seed 0, of other held-out subjects than runs made since"]
 
 
 @pytest.mark.parametrize(

@@ -407,7 +407,7 @@ def test_trials_of_rates_are_counted_where_records_tell_of_them(tmp_path: Path) 
     result = collect("name", made, tmp_path, [], quiet)
     result["runs"][0]["methods"][POOLED]["learning_rate"] = 0.001
     assert Effort.of([result, result]) == Effort(training=120.0, trials=5400.0, untold=0)
-    assert "not chosen took 1.5 hours besides. Two cores" in tables.page([result])
+    assert "other variants, took 1.5 hours. Two cores" in tables.page([result])
     # Who took the network over at the rate that it chose has nothing to tell of trials.
     given = copy.deepcopy(result)
     given["runs"][0]["settings"]["baselines"]["learning_rates"] = []
@@ -418,9 +418,7 @@ def test_trials_of_rates_are_counted_where_records_tell_of_them(tmp_path: Path) 
         del facts["trial_seconds"]
     for known in ([older], [older, given], [given, older]):
         assert Effort.of(known) == Effort(training=120.0, trials=0.0, untold=1)
-    assert "took 0.0 hours besides; of 1 with trials the records do not have it. Two cores" in tables.page(
-        [older]
-    )
+    assert "took 0.0 hours; of 1 with trials the records do not have it. Two cores" in tables.page([older])
     assert Effort.of([older, result]).untold == 0
 
 

@@ -19,6 +19,7 @@ from ppcmi_fast.cli.app import app
 from ppcmi_fast.codec import MASK_WEIGHTS
 from ppcmi_fast.errors import ConfigError, RunError
 from ppcmi_fast.experiments import runner
+from ppcmi_fast.experiments.draws import Draws
 from ppcmi_fast.experiments.plan import Plan, data_folder, load_plan, planned_runs
 from ppcmi_fast.experiments.reuse import (
     baseline_training,
@@ -30,6 +31,8 @@ from ppcmi_fast.experiments.reuse import (
 )
 from ppcmi_fast.experiments.runner import run_experiment
 from ppcmi_fast.federation.config import RunConfig
+from ppcmi_fast.federation.dataset import read_dataset
+from ppcmi_fast.federation.run import draw_split
 from ppcmi_fast.federation.runfolder import RunFolder
 from ppcmi_fast.federation.sections import FEDERATED, UNET_METHODS, Method
 
@@ -134,13 +137,27 @@ def test_bad_settings_data_and_networks_are_named(tmp_path: Path, monkeypatch: p
         run_experiment(plan(), tmp_path / "out", seeds=[4], tell=lambda _: None)
 
 
+PARTS = {"train": {"a": ["s1"]}, "val": {"a": ["s2"]}, "test": {"a": ["s3"]}}
+OTHER_PARTS = {"train": {"a": ["s3"]}, "val": {"a": ["s2"]}, "test": {"a": ["s1"]}}
+
+
+@pytest.fixture
+def drawn(monkeypatch: pytest.MonkeyPatch) -> dict[str, dict[str, list[str]]]:
+    """The split of whatever data, as a test may change it."""
+    parts = dict(PARTS)
+    monkeypatch.setattr(Draws, "of", lambda self, config: parts)
+    return parts
+
+
 def finished(folder: Path, config: Any) -> None:
     folder.mkdir(parents=True, exist_ok=True)
+    (folder / "split.json").write_text(json.dumps(PARTS))
     (folder / "config.toml").write_text(config.to_toml())
     (folder / "metrics.json").write_text("{}")
     (folder / "stages.json").write_text('{"codec": {}, "mapper": {}}')
 
 
+@pytest.mark.usefixtures("drawn")
 def test_nothing_runs_twice_and_what_was_begun_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -191,6 +208,58 @@ def test_nothing_runs_twice_and_what_was_begun_goes_on(
     assert not (tmp_path / "out" / "one" / "seed-0.replaced").exists()
 
 
+def test_runs_of_other_subjects_are_neither_made_already_nor_give_networks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, drawn: dict[str, dict[str, list[str]]]
+) -> None:
+    made: list[Path] = []
+
+    def fake(config: Any, out: Path, *, resume: bool, console: Any) -> None:
+        finished(out, config)
+        (out / "split.json").write_text(json.dumps(drawn))
+        made.append(out)
+
+    monkeypatch.setattr(runner, "federate", fake)
+    monkeypatch.setattr(runner, "write_report", lambda folder: None)
+    one, out = plan(), tmp_path / "out" / "x"
+    assert run_experiment(one, out, tell=lambda _: None) and run_experiment(one, out, tell=lambda _: None)
+    assert len(made) == 1
+    drawn.update(OTHER_PARTS)
+    with pytest.raises(
+        RunError, match="holds a run of other subjects than the data has now, or .* in other parts; replace"
+    ):
+        run_experiment(one, out, tell=lambda _: None)
+    # Of the same settings, but a subject that it trained on would be tested on.
+    (planned,) = planned_runs(one, data_folder(one, tmp_path / "out", smoke=False))
+    config = planned.config
+    target = tmp_path / "out" / "y" / "one" / "seed-0"
+    assert begin_with_known(config, target, tmp_path / "out", None, drawn) == []
+    with pytest.raises(
+        RunError, match="in the same parts, to take networks from, got one on others; run its"
+    ):
+        begin_with_known(config, target, tmp_path / "out", made[0], drawn)
+    assert not target.exists()
+    assert run_experiment(one, out, overwrite=True, tell=lambda _: None)
+    assert len(made) == 2 and json.loads((made[1] / "split.json").read_text()) == OTHER_PARTS
+    assert run_experiment(one, out, tell=lambda _: None) and len(made) == 2
+
+
+def test_draws_are_those_of_runs_and_read_data_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    two = plan(variants=[{"name": "one"}, {"name": "two", "settings": {"codec.rounds": 2}}], seeds=[0, 1])
+    runs = planned_runs(two, data_folder(two, tmp_path, smoke=False))
+    read: list[int] = []
+
+    def counted(config: RunConfig) -> Any:
+        read.append(config.seed)
+        return read_dataset(config)
+
+    monkeypatch.setattr("ppcmi_fast.experiments.draws.read_dataset", counted)
+    draws = Draws()
+    found = [draws.of(run.config) for run in runs]
+    assert sorted(read) == [0, 1]
+    assert found == [draw_split(run.config, read_dataset(run.config)).to_json() for run in runs]
+
+
+@pytest.mark.usefixtures("drawn")
 def test_variants_and_seeds_are_asked_for_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[str] = []
 
@@ -345,6 +414,7 @@ def test_a_run_that_lacks_a_setting_of_today_gives_nothing(tmp_path: Path) -> No
         assert RunConfig.load(path) == config and not list(finished_runs(tmp_path / "out"))
 
 
+@pytest.mark.usefixtures("drawn")
 def test_a_run_of_before_a_setting_gives_what_it_did_then(tmp_path: Path) -> None:
     then = [
         "mask_mixing=hadamard",
@@ -369,9 +439,9 @@ def test_a_run_of_before_a_setting_gives_what_it_did_then(tmp_path: Path) -> Non
     assert RunConfig.load(path) == config
     assert [run.config for run in finished_runs(tmp_path / "out")] == [config]
     # The same run is not made twice, and replaced only when it is asked for.
-    assert runner.is_finished(path.parent, config)
+    assert runner.is_finished(path.parent, config, Draws())
     with pytest.raises(RunError, match=r"mask_mixing: hadamard -> haar"):
-        runner.is_finished(path.parent, RunConfig.build({"data": str(tmp_path)}))
+        runner.is_finished(path.parent, RunConfig.build({"data": str(tmp_path)}), Draws())
     # A file of settings that belongs to no run means what they mean now.
     (tmp_path / "mine.toml").write_text(text)
     assert RunConfig.load(tmp_path / "mine.toml").mask_weights == MASK_WEIGHTS
@@ -382,7 +452,7 @@ def test_what_was_begun_takes_nothing_over(tmp_path: Path) -> None:
     finished(tmp_path / "out" / "x" / "one" / "seed-0", config)
     begun = RunFolder.open(tmp_path / "out" / "y" / "one" / "seed-0", config, resume=False, overwrite=False)
     (begun.checkpoints / "codec.safetensors").write_bytes(b"under keys of its own")
-    assert begin_with_known(config, begun.root, tmp_path / "out", None) == []
+    assert begin_with_known(config, begun.root, tmp_path / "out", None, {}) == []
     assert not (begun.root / "split.json").exists() and not begun.stages()
 
 

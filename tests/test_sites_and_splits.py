@@ -88,9 +88,13 @@ def test_which_of_as_many_groups_is_held_out_differs_from_site_to_site(seed: int
     for part in (split.train, split.val, split.test):
         seen = Counter(record.group for record in part if record.group != "NOR")
         assert set(seen) == set(groups) - {"NOR"}, seen
-    # One site's draw is its own: sites that are added change none of the others.
-    first = split_by_subject([record for record in found if record.site < "site-10"], seed=seed)
-    assert first.to_json()["val"] == {s: v for s, v in split.to_json()["val"].items() if s < "site-10"}
+
+
+def test_what_does_not_tie_is_divided_as_in_runs_of_before() -> None:
+    # Drawing ties from the generator that shuffles would move every subject of the second site.
+    split = split_by_subject([*records(["x"] * 5 + ["y"] * 2), *records(["x"] * 8, site="b")], seed=3)
+    assert split.to_json()["test"] == {"a": ["a000", "a006"], "b": ["b004", "b005"]}
+    assert split.to_json()["val"] == {"a": ["a002"], "b": ["b007"]}
 
 
 def test_where_groups_differ_in_size_the_larger_goes_first_at_the_same_place() -> None:

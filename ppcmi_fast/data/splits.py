@@ -64,8 +64,9 @@ def _stratified(
 ) -> list[str]:
     """Subjects at random, in an order whose every beginning holds about the same share of each stratum.
 
-    Strata of one size have their members at the same places: which of them comes first is drawn from `ties`. By name,
-    sites that hold one subject of each group would all validate on the same group.
+    Equally large strata have their members at the same places: which of them comes first is drawn from `ties`. By name,
+    sites that hold one subject of each group would all validate on the same group. Where others meet, the larger comes
+    first, so the rarer is rather trained on than held out.
     """
     strata: dict[str, list[str]] = {}
     for subject, own in sorted(by_subject.items()):

@@ -34,6 +34,21 @@ def _outdated(record: dict[str, Any], run: PlannedRun | None) -> str:
     return f"of other settings ({'; '.join(changed)})" if changed else ""
 
 
+def _of_other_subjects(record: dict[str, Any], finished: Sequence[dict[str, Any]]) -> bool:
+    """Whether finished runs of the same data, divided by the same settings, hold out others."""
+    return any(
+        subjects_of(other["methods"][OURS]["scores"]) != subjects_of(record["methods"][OURS]["scores"])
+        for other in finished
+        if _data_of(other) == _data_of(record)
+    )
+
+
+def _data_of(record: dict[str, Any]) -> tuple[Any, ...]:
+    """What decides who is held out."""
+    settings = record["settings"]
+    return record["seed"], record["dataset"]["name"], settings["reading"], settings["late_sites"]
+
+
 def _finished(
     runs: Sequence[PlannedRun], out: Path, tell: Callable[[str], None]
 ) -> dict[tuple[str, int], dict[str, Any]]:
@@ -111,7 +126,7 @@ def collect(
         plan: the experiment.
         out: folder of its runs.
         kept: records of before.
-        tell: gets a line for each of them that is dropped or replaced.
+        tell: gets a line for each of them that is dropped or replaced, or kept beside runs of other subjects.
 
     Raises:
         RunError: there are none.
@@ -132,6 +147,8 @@ def collect(
         record, wanting = _brought_together(run, known)
         if key in before and not reasons[key] and (not anew or wanting):
             records[key] = before[key]
+            if _of_other_subjects(before[key], anew):
+                tell(f"kept: {run.variant}, seed {run.seed}, of other held-out subjects than runs made since")
         elif record is not None and not wanting:
             records[key] = record
             reasons.pop(key, None)

@@ -13,11 +13,12 @@ from ppcmi_fast.federation.sections import UNET_METHODS
 
 @dataclass(frozen=True)
 class Effort:
-    """Seconds of all that was trained for some records; what several of them share counts once.
+    """Seconds of all that was trained for some records; networks that several of them share count once.
 
     Attributes:
         training: of the networks that answer.
-        trials: of learning rates tried, and of trainings at a rate that was not chosen.
+        trials: of learning rates tried, and of trainings at a rate that was not chosen, which another experiment may
+            have for an answer.
         untold: networks with trials whose time their records, older ones, do not have.
     """
 
@@ -48,8 +49,8 @@ class Effort:
             "Training all that is on this page, what experiments took over from each other counted once and other"
             f" trainings at the same settings left out, took {self.training / 3600:.1f} hours of one run at a time,"
             f" {comparisons.training / 3600:.1f} of them for the comparisons on real and phantom sets. Trials of"
-            f" learning rates and trainings at a rate that was not chosen took {self.trials / 3600:.1f} hours"
-            f" besides{untold}. Two cores with a run each need half of that at best.\n"
+            f" learning rates and trainings at a rate that was not chosen, some of which answer in other variants,"
+            f" took {self.trials / 3600:.1f} hours{untold}. Two cores with a run each need half of that at best.\n"
         )
 
 

@@ -95,9 +95,12 @@ def _machine(environment: dict[str, Any]) -> dict[str, Any]:
 def _method(name: str, metrics: dict[str, Any], rows: Sequence[ScoreRow]) -> dict[str, Any]:
     entry = metrics["methods"][name]
     facts = {key: entry[key] for key in ("images_seen", "parameters")}
+    # Runs of before have trials under another name, or none.
+    trials = metrics.get("seconds", {}).get(trials_of(name), None if entry.get("trial_images") else 0.0)
+    tried = {} if trials is None else {"trial_seconds": round(trials, 1)}
     return facts | {
         "seconds": round(entry["seconds"], 1),
-        "trial_seconds": round(metrics["seconds"].get(trials_of(name), 0.0), 1),
+        **tried,
         "bytes_sent": sum(entry["bytes_sent"].values()),
         "learning_rate": entry.get("learning_rate"),
         "scores": subject_scores(rows),

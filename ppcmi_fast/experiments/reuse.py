@@ -11,6 +11,7 @@ from typing import Any
 
 from ppcmi_fast.baselines.base import CHOSEN, TRIED, method_of, same_rate, split_stage
 from ppcmi_fast.errors import ConfigError, RunError
+from ppcmi_fast.experiments.draws import Parts
 from ppcmi_fast.federation.codecs import latent_noise
 from ppcmi_fast.federation.config import STAGES_FILE, RunConfig, is_whole
 from ppcmi_fast.federation.runfolder import OUR_STAGES, RunFolder, has_results, read_json, write_json
@@ -117,6 +118,12 @@ class FinishedRun:
         return found
 
     @cached_property
+    def split(self) -> Parts:
+        """Its subjects, by part and site."""
+        found: Parts = read_json(self.folder / "split.json")
+        return found
+
+    @cached_property
     def answer_rates(self) -> dict[str, float]:
         """The learning rates that its baselines answer with."""
         methods = read_json(self.folder / "metrics.json")["methods"]
@@ -153,27 +160,30 @@ def _first(runs: list[FinishedRun], fits: Callable[[FinishedRun], bool]) -> Path
     return next((run.folder for run in runs if fits(run)), None)
 
 
-def begin_with_known(config: RunConfig, target: Path, out: Path, networks: Path | None) -> list[str]:
-    """Begin a run with what finished runs have trained for it.
+def begin_with_known(
+    config: RunConfig, target: Path, out: Path, networks: Path | None, split: Parts
+) -> list[str]:
+    """Begin a run with what finished runs have trained for it on the same subjects.
 
     Args:
         config: its settings.
         target: its folder.
         out: folder of experiments.
         networks: the run whose networks of ours it takes, whatever its settings; None takes those of a run of the same.
+        split: of its data. What was trained on another may have seen subjects that this one tests on.
 
     Returns:
         What was taken, by name: "ours", or "our codecs" alone, and baselines.
 
     Raises:
-        RunError: `networks` is not finished.
+        RunError: `networks` is not finished, or is of other subjects.
     """
     if networks is not None:
-        check_finished(networks)
+        check_finished(networks, split)
     # What is begun rests on its own keys and split.
     if RunFolder(target).started or (target / STAGES_FILE).is_file():
         return []
-    runs = [run for run in finished_runs(out) if run.folder != target]
+    runs = [run for run in finished_runs(out) if run.folder != target and run.split == split]
     wanted, left = OUR_STAGES, shutil.ignore_patterns()
     ours = networks or _first(runs, lambda run: our_training(run.trained) == our_training(config))
     if ours is None:
@@ -195,7 +205,7 @@ def begin_with_known(config: RunConfig, target: Path, out: Path, networks: Path 
     for method, found in baselines.items():
         for source in reversed(found):
             stages |= _copy_baseline(method, source, target, config)
-    shutil.copyfile((ours or next(iter(baselines.values()))[0].folder) / "split.json", target / "split.json")
+    folder.check_split(split)
     # Last, because what it names must be there.
     write_json(folder.root / STAGES_FILE, stages)
     first = [] if ours is None else ["ours" if wanted == OUR_STAGES else "our codecs"]
@@ -203,10 +213,15 @@ def begin_with_known(config: RunConfig, target: Path, out: Path, networks: Path 
     return [*first, *(method if method in whole else f"{method} in part" for method in baselines)]
 
 
-def check_finished(networks: Path) -> None:
-    """Raise RunError unless networks can be taken from this run."""
+def check_finished(networks: Path, split: Parts) -> None:
+    """Raise RunError unless networks can be taken from this run, for one with this split."""
     if not has_results(networks):
         raise RunError(f"{networks}: expected a finished run to take networks from; run its variant first")
+    if read_json(networks / "split.json") != split:
+        raise RunError(
+            f"{networks}: expected a run on the subjects that the data has now, in the same parts, to take networks"
+            " from, got one on others; run its variant again with --overwrite"
+        )
 
 
 def _other_settings(networks: Path, config: RunConfig) -> dict[str, Any]:

@@ -12,45 +12,51 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ppcmi_fast.errors import ConfigError, RunError
+from ppcmi_fast.experiments.draws import Draws
 from ppcmi_fast.experiments.plan import Plan, PlannedRun, data_folder, planned_runs
 from ppcmi_fast.experiments.reuse import begin_with_known, check_finished
 from ppcmi_fast.federation.config import RunConfig, changed_settings, is_whole
 from ppcmi_fast.federation.run import federate
-from ppcmi_fast.federation.runfolder import RunFolder, has_results
+from ppcmi_fast.federation.runfolder import RunFolder, has_results, read_json
 from ppcmi_fast.report import write_report
 
 if TYPE_CHECKING:
     from rich.console import Console
 
 
-def is_finished(folder: Path, config: RunConfig, *, overwrite: bool = False) -> bool:
+def is_finished(folder: Path, config: RunConfig, draws: Draws, *, overwrite: bool = False) -> bool:
     """Whether this run is done.
 
     Raises:
-        RunError: a run of other settings is, or has begun, and `overwrite` is not given.
+        RunError: a run of other settings or subjects is, or has begun, and `overwrite` is not given.
     """
     if not (folder / "config.toml").is_file():
         return False
-    difference = _difference(folder / "config.toml", config)
+    difference = _difference(folder, config, draws)
     if not difference:
         return has_results(folder)
     if overwrite:
         return False
     raise RunError(
-        f"{folder}: holds a run of other settings than the experiment has now ({difference}); replace it with"
-        " --overwrite, or choose another --out"
+        f"{folder}: holds a run of {difference}; replace it with --overwrite, or choose another --out"
     )
 
 
-def _difference(path: Path, config: RunConfig) -> str:
-    """How a run's settings differ from these; "" where they do not."""
+def _difference(folder: Path, config: RunConfig, draws: Draws) -> str:
+    """What a run has that a planned one has not; "" where it is the same."""
+    path, split = folder / "config.toml", folder / "split.json"
+    settings = "other settings than the experiment has now"
     try:
         before = RunConfig.load(path)
     except ConfigError as error:
-        return f"which this version does not take: {error}"
+        return f"{settings} (which this version does not take: {error})"
     if before != config:
-        return "; ".join(changed_settings(before, config))
-    return "" if is_whole(path, before) else "of a version that had fewer"
+        return f"{settings} ({'; '.join(changed_settings(before, config))})"
+    if not is_whole(path, before):
+        return f"{settings} (of a version that had fewer)"
+    if split.is_file() and read_json(split) != draws.of(config):
+        return "other subjects than the data has now, or of the same in other parts"
+    return ""
 
 
 def run_experiment(
@@ -73,7 +79,7 @@ def run_experiment(
         smoke: tiny runs on phantoms, to see that all of it works.
         only: names of the variants to run, * and ? standing for others; none runs all.
         seeds: those to run; none runs all.
-        overwrite: whether runs of other settings than the plan's are replaced.
+        overwrite: whether runs of other settings or subjects than the plan's are replaced.
         max_minutes: stop then, with what is in hand saved; 0 goes on to the end.
         console: where progress is shown.
         tell: gets a line a run.
@@ -82,12 +88,15 @@ def run_experiment(
         Whether all of it is done.
 
     Raises:
-        PpcmiError: bad settings or data, or finished runs of other settings.
+        PpcmiError: bad settings or data, or finished runs of other settings or subjects.
         KeyboardInterrupt: by the user; the same call goes on.
     """
     runs = planned_runs(plan, data_folder(plan, out.parent, smoke=smoke), smoke=smoke)
     chosen = _chosen(runs, only, seeds)
-    waiting = [run for run in chosen if not is_finished(out / run.folder, run.config, overwrite=overwrite)]
+    draws = Draws()
+    waiting = [
+        run for run in chosen if not is_finished(out / run.folder, run.config, draws, overwrite=overwrite)
+    ]
     tell(f"{len(runs)} runs, {len(chosen)} of them asked for, {len(waiting)} to do")
     deadline = _Deadline(max_minutes)
     try:
@@ -96,7 +105,7 @@ def run_experiment(
                 tell("time is up; the same command goes on")
                 return False
             tell(f"{run.variant}, seed {run.seed}")
-            _make(run, out, console, tell)
+            _make(run, out, draws, console, tell)
     except KeyboardInterrupt:
         if not deadline.passed:
             raise
@@ -129,19 +138,21 @@ def _chosen(runs: Sequence[PlannedRun], only: Sequence[str], seeds: Sequence[int
     ]
 
 
-def _make(run: PlannedRun, out: Path, console: Console | None, tell: Callable[[str], None]) -> None:
+def _make(
+    run: PlannedRun, out: Path, draws: Draws, console: Console | None, tell: Callable[[str], None]
+) -> None:
     folder = out / run.folder
     begun = folder / "config.toml"
     source = None if run.networks_from is None else out / run.networks_from / f"seed-{run.seed}"
     if source is not None:
-        check_finished(source)
+        check_finished(source, draws.of(run.config))
     # Beside the new one until that has taken what its settings leave as it was.
     replaced = folder.with_name(f"{folder.name}.replaced")
-    if begun.is_file() and _difference(begun, run.config):
+    if begun.is_file() and _difference(folder, run.config, draws):
         if replaced.exists():
             RunFolder(replaced).remove()
         folder.rename(replaced)
-    taken = begin_with_known(run.config, folder, out.parent, source)
+    taken = begin_with_known(run.config, folder, out.parent, source, draws.of(run.config))
     if replaced.exists():
         RunFolder(replaced).remove()
     if taken:

@@ -1,0 +1,29 @@
+"""Who is in which part of the data of planned runs, as it is drawn now."""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+from ppcmi_fast.federation.config import RunConfig
+from ppcmi_fast.federation.dataset import read_dataset
+from ppcmi_fast.federation.run import draw_split
+
+Parts: TypeAlias = dict[str, dict[str, list[str]]]
+
+
+class Draws:
+    """Splits of runs; data that several of them share is read once."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, Parts] = {}
+
+    def of(self, config: RunConfig) -> Parts:
+        """Part -> site -> subjects, as a run with these settings would note it in split.json.
+
+        Raises:
+            PpcmiError: the data cannot be read or divided.
+        """
+        drawn_by = config.model_dump_json(include={"data", "classes", "reading", "seed"})
+        if drawn_by not in self._known:
+            self._known[drawn_by] = draw_split(config, read_dataset(config)).to_json()
+        return self._known[drawn_by]
