@@ -170,9 +170,25 @@ def test_a_piece_of_other_held_out_subjects_takes_no_place(tmp_path: Path) -> No
     made = in_pieces(**{"codec.rounds": 9})
     runs = kept_runs(made, tmp_path)
     train_in_place(made, tmp_path / "new", 0.03, variant="ours", method="ppcmi", subjects=range(1, 7))
-    lines: list[str] = []
-    assert collect("name", made, tmp_path / "new", runs, lines.append)["runs"] == runs
-    assert lines == ["kept: main, seed 0, of other held-out subjects than runs made since"]
+    assert collect("name", made, tmp_path / "new", runs, quiet)["runs"] == runs
+
+
+def test_runs_of_other_held_out_subjects_make_no_page(tmp_path: Path) -> None:
+    two = plan(variants=[{"name": "one"}, {"name": "two", "settings": {"codec.rounds": 2}}], seeds=[0, 1])
+    for seed in (0, 1):
+        write_run(two, tmp_path, SHIFTS, variant="one", seed=seed)
+    write_run(two, tmp_path, SHIFTS, variant="two", seed=0)
+    kept = collect("name", two, tmp_path, [], quiet)["runs"]
+    # Another seed may hold out others; of the same seed neither a run nor what is kept may.
+    write_run(two, tmp_path / "new", SHIFTS, variant="two", seed=1, subjects=range(1, 7))
+    named = r"by one \(seed 1\), but others by two \(seed 1\); run those of before again with --overwrite"
+    with pytest.raises(RunError, match=named):
+        collect("name", two, tmp_path / "new", kept, quiet)
+    # Nor do sites that were divided otherwise.
+    iid = plan(variants=[{"name": "one"}, {"name": "two", "settings": {"reading.partition": "iid"}}])
+    write_run(iid, tmp_path / "iid", SHIFTS, variant="one")
+    write_run(iid, tmp_path / "iid", SHIFTS, variant="two", subjects=range(1, 7))
+    assert len(collect("name", iid, tmp_path / "iid", [], quiet)["runs"]) == 2
 
 
 @pytest.mark.parametrize(

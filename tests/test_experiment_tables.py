@@ -269,7 +269,8 @@ def test_records_of_before_stay_until_the_plan_changes(tmp_path: Path) -> None:
 
 def test_ours_is_compared_among_variants_where_it_is_another(tmp_path: Path) -> None:
     names = ("one", "same", "better", "elsewhere")
-    four = plan(variants=[{"name": name} for name in names])
+    settings = {"elsewhere": {"reading.partition": "iid"}}
+    four = plan(variants=[{"name": name, "settings": settings.get(name, {})} for name in names])
     for name, shift in zip(names, (0.0, 0.0, 0.1, 0.1), strict=True):
         subjects = range(7) if name == "elsewhere" else range(6)
         write_run(four, tmp_path, {"ppcmi": shift}, variant=name, subjects=subjects)

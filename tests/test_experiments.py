@@ -39,12 +39,15 @@ from ppcmi_fast.federation.sections import FEDERATED, UNET_METHODS, Method
 ROOT = Path(__file__).resolve().parents[1]
 
 
+PHANTOM = {"subjects": 3, "sites": 2, "slices": 1, "size": 32}
+
+
 def plan(**changes: Any) -> Plan:
     values: dict[str, Any] = {
         "title": "A title",
         "question": "A question?",
         "data": "phantom:cardiac",
-        "phantom": {"subjects": 3, "sites": 2, "slices": 1, "size": 32},
+        "phantom": PHANTOM,
         "settings": TINY,
         "variants": [{"name": "one"}],
     }
@@ -224,9 +227,8 @@ def test_runs_of_other_subjects_are_neither_made_already_nor_give_networks(
     assert run_experiment(one, out, tell=lambda _: None) and run_experiment(one, out, tell=lambda _: None)
     assert len(made) == 1
     drawn.update(OTHER_PARTS)
-    with pytest.raises(
-        RunError, match="holds a run of other subjects than the data has now, or .* in other parts; replace"
-    ):
+    moved = r"\(a/s1 from train to test, a/s3 from test to train\)"
+    with pytest.raises(RunError, match=f"of other subjects than the data has now, or .* {moved}; replace it"):
         run_experiment(one, out, tell=lambda _: None)
     # Of the same settings, but a subject that it trained on would be tested on.
     (planned,) = planned_runs(one, data_folder(one, tmp_path / "out", smoke=False))
@@ -241,11 +243,27 @@ def test_runs_of_other_subjects_are_neither_made_already_nor_give_networks(
     assert run_experiment(one, out, overwrite=True, tell=lambda _: None)
     assert len(made) == 2 and json.loads((made[1] / "split.json").read_text()) == OTHER_PARTS
     assert run_experiment(one, out, tell=lambda _: None) and len(made) == 2
+    for text in ("", None):
+        note = made[1] / "split.json"
+        if text is None:
+            note.unlink()
+        else:
+            note.write_text(text)
+        with pytest.raises(RunError, match="holds a run of subjects that it has no note of; replace it with"):
+            run_experiment(one, out, tell=lambda _: None)
+        assert run_experiment(one, out, overwrite=True, tell=lambda _: None)
+    assert len(made) == 4
 
 
 def test_draws_are_those_of_runs_and_read_data_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    two = plan(variants=[{"name": "one"}, {"name": "two", "settings": {"codec.rounds": 2}}], seeds=[0, 1])
-    runs = planned_runs(two, data_folder(two, tmp_path, smoke=False))
+    variants: list[dict[str, Any]] = [
+        {"name": "one"},
+        {"name": "two", "settings": {"codec.rounds": 2}},
+        {"name": "few", "settings": {"reading.train_images": 1}, "seeds": [0]},
+        {"name": "three", "settings": {"reading.partition": "iid", "reading.sites": 2}, "seeds": [0]},
+    ]
+    many = plan(variants=variants, seeds=[0, 1], phantom=PHANTOM | {"subjects": 8})
+    runs = planned_runs(many, data_folder(many, tmp_path, smoke=False))
     read: list[int] = []
 
     def counted(config: RunConfig) -> Any:
@@ -255,7 +273,8 @@ def test_draws_are_those_of_runs_and_read_data_once(tmp_path: Path, monkeypatch:
     monkeypatch.setattr("ppcmi_fast.experiments.draws.read_dataset", counted)
     draws = Draws()
     found = [draws.of(run.config) for run in runs]
-    assert sorted(read) == [0, 1]
+    assert sorted(read) == [0, 0, 0, 1]
+    assert found[0] == found[2] and found[4] != found[5] != found[0]
     assert found == [draw_split(run.config, read_dataset(run.config)).to_json() for run in runs]
 
 
@@ -452,7 +471,7 @@ def test_what_was_begun_takes_nothing_over(tmp_path: Path) -> None:
     finished(tmp_path / "out" / "x" / "one" / "seed-0", config)
     begun = RunFolder.open(tmp_path / "out" / "y" / "one" / "seed-0", config, resume=False, overwrite=False)
     (begun.checkpoints / "codec.safetensors").write_bytes(b"under keys of its own")
-    assert begin_with_known(config, begun.root, tmp_path / "out", None, {}) == []
+    assert begin_with_known(config, begun.root, tmp_path / "out", None, PARTS) == []
     assert not (begun.root / "split.json").exists() and not begun.stages()
 
 

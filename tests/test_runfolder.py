@@ -74,7 +74,9 @@ def test_a_run_goes_on_with_its_own_split_only(tmp_path: Path, config: RunConfig
     split = {"train": {"a": ["s1", "s2"]}, "test": {"a": ["s3"]}}
     folder.check_split(split)
     folder.check_split(split)
-    with pytest.raises(RunError, match="split.json: expected the subjects with which this run was started"):
+    with pytest.raises(
+        RunError, match="split.json: expected the subjects with which this run was started where"
+    ):
         folder.check_split({"train": {"a": ["s1", "s3"]}, "test": {"a": ["s2"]}})
     assert read_json(folder.root / "split.json") == split
 

@@ -53,7 +53,7 @@ def run(
     ] = None,
     seed: Annotated[list[int] | None, typer.Option(help="A seed to run; may be repeated.")] = None,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace runs of other settings than the file has now.")
+        bool, typer.Option("--overwrite", help="Replace runs of other settings or subjects than now.")
     ] = False,
     max_minutes: Annotated[float, typer.Option(min=0, help="Stop then; the same command goes on.")] = 0.0,
 ) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,19 +34,23 @@ def _outdated(record: dict[str, Any], run: PlannedRun | None) -> str:
     return f"of other settings ({'; '.join(changed)})" if changed else ""
 
 
-def _of_other_subjects(record: dict[str, Any], finished: Sequence[dict[str, Any]]) -> bool:
-    """Whether finished runs of the same data, divided by the same settings, hold out others."""
-    return any(
-        subjects_of(other["methods"][OURS]["scores"]) != subjects_of(record["methods"][OURS]["scores"])
-        for other in finished
-        if _data_of(other) == _data_of(record)
-    )
-
-
-def _data_of(record: dict[str, Any]) -> tuple[Any, ...]:
-    """What decides who is held out."""
-    settings = record["settings"]
-    return record["seed"], record["dataset"]["name"], settings["reading"], settings["late_sites"]
+def _check_subjects(records: Iterable[dict[str, Any]]) -> None:
+    """Raise RunError where data that was divided alike has other held-out subjects in one record than in another."""
+    divisions: dict[tuple[Any, ...], dict[str, list[str]]] = {}
+    for record in records:
+        settings = settings_of(record)
+        if settings is not None:
+            divided_by = (record["seed"], record["dataset"]["name"], settings.reading, settings.late_sites)
+            held_out = repr(subjects_of(record["methods"][OURS]["scores"]))
+            name = f"{record['variant']} (seed {record['seed']})"
+            divisions.setdefault(divided_by, {}).setdefault(held_out, []).append(name)
+    for found in divisions.values():
+        if len(found) > 1:
+            listed = ", but others by ".join(", ".join(names) for names in found.values())
+            raise RunError(
+                f"expected the same subjects to be held out by all runs on the same data, got some by {listed}; run"
+                " those of before again with --overwrite, or move them away"
+            )
 
 
 def _finished(
@@ -126,10 +130,10 @@ def collect(
         plan: the experiment.
         out: folder of its runs.
         kept: records of before.
-        tell: gets a line for each of them that is dropped or replaced, or kept beside runs of other subjects.
+        tell: gets a line for each of them that is dropped or replaced.
 
     Raises:
-        RunError: there are none.
+        RunError: there are none, or some are of other subjects than the rest.
     """
     everything = planned_runs(plan, SOMEWHERE)
     planned = {(run.variant, run.seed): run for run in everything if not run.hidden}
@@ -147,13 +151,12 @@ def collect(
         record, wanting = _brought_together(run, known)
         if key in before and not reasons[key] and (not anew or wanting):
             records[key] = before[key]
-            if _of_other_subjects(before[key], anew):
-                tell(f"kept: {run.variant}, seed {run.seed}, of other held-out subjects than runs made since")
         elif record is not None and not wanting:
             records[key] = record
             reasons.pop(key, None)
         elif record is not None and len(wanting) < len(run.config.baselines.methods):
             tell(f"not yet: {run.variant}, seed {run.seed}, which wants {', '.join(wanting)}")
+    _check_subjects(records[key] for key in planned if key in records)
     for key, record in records.items():
         replaced = keep_repeats(record, before[key], planned[key]) if key in before else []
         if replaced:

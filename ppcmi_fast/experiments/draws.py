@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TypeAlias
-
 from ppcmi_fast.federation.config import RunConfig
 from ppcmi_fast.federation.dataset import read_dataset
 from ppcmi_fast.federation.run import draw_split
-
-Parts: TypeAlias = dict[str, dict[str, list[str]]]
+from ppcmi_fast.federation.runfolder import Parts
 
 
 class Draws:
-    """Splits of runs; data that several of them share is read once."""
+    """Splits of runs, drawn once for those that divide the same data alike."""
 
     def __init__(self) -> None:
         self._known: dict[str, Parts] = {}

@@ -11,10 +11,17 @@ from typing import Any
 
 from ppcmi_fast.baselines.base import CHOSEN, TRIED, method_of, same_rate, split_stage
 from ppcmi_fast.errors import ConfigError, RunError
-from ppcmi_fast.experiments.draws import Parts
 from ppcmi_fast.federation.codecs import latent_noise
 from ppcmi_fast.federation.config import STAGES_FILE, RunConfig, is_whole
-from ppcmi_fast.federation.runfolder import OUR_STAGES, RunFolder, has_results, read_json, write_json
+from ppcmi_fast.federation.runfolder import (
+    OUR_STAGES,
+    Parts,
+    RunFolder,
+    has_results,
+    noted_split,
+    read_json,
+    write_json,
+)
 from ppcmi_fast.federation.sections import FEDERATED, UNET_METHODS
 
 # Ours: the keys go with what was trained under them.
@@ -118,12 +125,6 @@ class FinishedRun:
         return found
 
     @cached_property
-    def split(self) -> Parts:
-        """Its subjects, by part and site."""
-        found: Parts = read_json(self.folder / "split.json")
-        return found
-
-    @cached_property
     def answer_rates(self) -> dict[str, float]:
         """The learning rates that its baselines answer with."""
         methods = read_json(self.folder / "metrics.json")["methods"]
@@ -183,7 +184,7 @@ def begin_with_known(
     # What is begun rests on its own keys and split.
     if RunFolder(target).started or (target / STAGES_FILE).is_file():
         return []
-    runs = [run for run in finished_runs(out) if run.folder != target and run.split == split]
+    runs = [run for run in finished_runs(out) if run.folder != target and noted_split(run.folder) == split]
     wanted, left = OUR_STAGES, shutil.ignore_patterns()
     ours = networks or _first(runs, lambda run: our_training(run.trained) == our_training(config))
     if ours is None:
@@ -217,7 +218,7 @@ def check_finished(networks: Path, split: Parts) -> None:
     """Raise RunError unless networks can be taken from this run, for one with this split."""
     if not has_results(networks):
         raise RunError(f"{networks}: expected a finished run to take networks from; run its variant first")
-    if read_json(networks / "split.json") != split:
+    if noted_split(networks) != split:
         raise RunError(
             f"{networks}: expected a run on the subjects that the data has now, in the same parts, to take networks"
             " from, got one on others; run its variant again with --overwrite"

@@ -17,7 +17,7 @@ from ppcmi_fast.experiments.plan import Plan, PlannedRun, data_folder, planned_r
 from ppcmi_fast.experiments.reuse import begin_with_known, check_finished
 from ppcmi_fast.federation.config import RunConfig, changed_settings, is_whole
 from ppcmi_fast.federation.run import federate
-from ppcmi_fast.federation.runfolder import RunFolder, has_results, read_json
+from ppcmi_fast.federation.runfolder import RunFolder, has_results, moved_subjects, noted_split
 from ppcmi_fast.report import write_report
 
 if TYPE_CHECKING:
@@ -38,13 +38,14 @@ def is_finished(folder: Path, config: RunConfig, draws: Draws, *, overwrite: boo
     if overwrite:
         return False
     raise RunError(
-        f"{folder}: holds a run of {difference}; replace it with --overwrite, or choose another --out"
+        f"{folder}: holds a run of {difference}; replace it with --overwrite, choose another --out, or put back what"
+        " has changed"
     )
 
 
 def _difference(folder: Path, config: RunConfig, draws: Draws) -> str:
     """What a run has that a planned one has not; "" where it is the same."""
-    path, split = folder / "config.toml", folder / "split.json"
+    path = folder / "config.toml"
     settings = "other settings than the experiment has now"
     try:
         before = RunConfig.load(path)
@@ -54,9 +55,11 @@ def _difference(folder: Path, config: RunConfig, draws: Draws) -> str:
         return f"{settings} ({'; '.join(changed_settings(before, config))})"
     if not is_whole(path, before):
         return f"{settings} (of a version that had fewer)"
-    if split.is_file() and read_json(split) != draws.of(config):
-        return "other subjects than the data has now, or of the same in other parts"
-    return ""
+    noted = noted_split(folder)
+    if noted is None:
+        return "subjects that it has no note of" if has_results(folder) else ""
+    moved = moved_subjects(noted, draws.of(config))
+    return f"other subjects than the data has now, or of the same in other parts ({moved})" if moved else ""
 
 
 def run_experiment(
@@ -141,18 +144,18 @@ def _chosen(runs: Sequence[PlannedRun], only: Sequence[str], seeds: Sequence[int
 def _make(
     run: PlannedRun, out: Path, draws: Draws, console: Console | None, tell: Callable[[str], None]
 ) -> None:
-    folder = out / run.folder
+    folder, split = out / run.folder, draws.of(run.config)
     begun = folder / "config.toml"
     source = None if run.networks_from is None else out / run.networks_from / f"seed-{run.seed}"
     if source is not None:
-        check_finished(source, draws.of(run.config))
+        check_finished(source, split)
     # Beside the new one until that has taken what its settings leave as it was.
     replaced = folder.with_name(f"{folder.name}.replaced")
     if begun.is_file() and _difference(folder, run.config, draws):
         if replaced.exists():
             RunFolder(replaced).remove()
         folder.rename(replaced)
-    taken = begin_with_known(run.config, folder, out.parent, source, draws.of(run.config))
+    taken = begin_with_known(run.config, folder, out.parent, source, split)
     if replaced.exists():
         RunFolder(replaced).remove()
     if taken:

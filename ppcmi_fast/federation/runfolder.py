@@ -7,7 +7,7 @@ import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -16,6 +16,9 @@ from ppcmi_fast.errors import ConfigError, RunError
 from ppcmi_fast.federation.config import STAGES_FILE, RunConfig, changed_settings, is_whole
 
 OUR_STAGES: tuple[str, ...] = ("codec", "mapper", "tuning")
+SPLIT_FILE = "split.json"
+# Part -> site -> its subjects.
+Parts: TypeAlias = dict[str, dict[str, list[str]]]
 WRITTEN_FOLDERS = ("baselines", "checkpoints", "keys", "server", "sites")
 WRITTEN_FILES = (
     "config.toml",
@@ -24,7 +27,7 @@ WRITTEN_FILES = (
     "metrics.json",
     "report.html",
     "scores.csv",
-    "split.json",
+    SPLIT_FILE,
     STAGES_FILE,
 )
 
@@ -32,6 +35,34 @@ WRITTEN_FILES = (
 def has_results(run: Path) -> bool:
     """Whether the run in a folder has been measured, which is done last."""
     return (run / "metrics.json").is_file()
+
+
+def noted_split(run: Path) -> Parts | None:
+    """Who is in which part of the run in a folder; None where that cannot be told."""
+    try:
+        found: Parts = read_json(run / SPLIT_FILE)
+    except RunError:
+        return None
+    return found
+
+
+def moved_subjects(before: Parts, now: Parts, most: int = 3) -> str:
+    """The first subjects that are not where they were, "site-0/patient3 from train to test"; "" where all are."""
+    one, two = (
+        {
+            f"{site}/{subject}": part
+            for part, sites in parts.items()
+            for site in sites
+            for subject in sites[site]
+        }
+        for parts in (before, now)
+    )
+    moved = [
+        f"{name} from {one.get(name, 'nowhere')} to {two.get(name, 'nowhere')}"
+        for name in sorted(one.keys() | two.keys())
+        if one.get(name) != two.get(name)
+    ]
+    return ", ".join(moved[:most]) + (f" and {len(moved) - most} more" if len(moved) > most else "")
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -141,17 +172,17 @@ class RunFolder:
         kept = self.checkpoints.is_dir() and any(self.checkpoints.iterdir())
         return kept or not self.stages().keys().isdisjoint(OUR_STAGES)
 
-    def check_split(self, split: dict[str, Any]) -> None:
+    def check_split(self, split: Parts) -> None:
         """Note who is in which part; a run that goes on must have the same subjects where they were.
 
         Raises:
             RunError: the data has other subjects, sites or parts than when the run was started.
         """
-        path = self.root / "split.json"
-        if path.exists() and read_json(path) != split:
+        path = self.root / SPLIT_FILE
+        if path.exists() and (moved := moved_subjects(read_json(path), split)):
             raise RunError(
-                f"{path}: expected the subjects with which this run was started, got others in the data folder, so a"
-                " subject already trained on could be tested on; put the data back, or use --overwrite"
+                f"{path}: expected the subjects with which this run was started where they were, got {moved}, so one"
+                " already trained on could be tested on; put the data back, or use --overwrite"
             )
         write_json(path, split)
 
