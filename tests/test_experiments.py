@@ -17,7 +17,7 @@ from ppcmi_fast.baselines import METHODS, Outcome
 from ppcmi_fast.baselines.published import PROFILES
 from ppcmi_fast.cli.app import app
 from ppcmi_fast.codec import MASK_WEIGHTS
-from ppcmi_fast.errors import ConfigError, RunError
+from ppcmi_fast.errors import ConfigError, DataError, RunError
 from ppcmi_fast.experiments import runner
 from ppcmi_fast.experiments.draws import Draws
 from ppcmi_fast.experiments.plan import Plan, data_folder, load_plan, planned_runs
@@ -253,6 +253,30 @@ def test_runs_of_other_subjects_are_neither_made_already_nor_give_networks(
             run_experiment(one, out, tell=lambda _: None)
         assert run_experiment(one, out, overwrite=True, tell=lambda _: None)
     assert len(made) == 4
+
+
+def test_a_run_is_replaced_only_where_the_new_one_can_be_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fake(config: Any, out: Path, *, resume: bool, console: Any) -> None:
+        finished(out, config)
+        (out / "split.json").write_text(json.dumps(Draws().of(config)))
+
+    monkeypatch.setattr(runner, "federate", fake)
+    monkeypatch.setattr(runner, "write_report", lambda folder: None)
+    three = PHANTOM | {"subjects": 9, "sites": 3}
+    assert run_experiment(plan(phantom=three), tmp_path / "out", tell=lambda _: None)
+    done = tmp_path / "out" / "one" / "seed-0"
+    # The same data divided alike, for which another variant has been drawn already.
+    wrong = [
+        {"name": "other", "settings": {"codec.rounds": 5}},
+        {"name": "one", "settings": {"late_sites": ["nowhere"]}},
+    ]
+    with pytest.raises(DataError, match="late_sites: expected sites of the data .* got 'nowhere'"):
+        run_experiment(
+            plan(phantom=three, variants=wrong), tmp_path / "out", overwrite=True, tell=lambda _: None
+        )
+    assert (done / "metrics.json").is_file() and not done.with_name("seed-0.replaced").exists()
 
 
 def test_draws_are_those_of_runs_and_read_data_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from ppcmi_fast.data.records import Dataset
 from ppcmi_fast.federation.config import RunConfig
 from ppcmi_fast.federation.dataset import read_dataset
-from ppcmi_fast.federation.run import draw_split
+from ppcmi_fast.federation.run import check_data, draw_split
 from ppcmi_fast.federation.runfolder import Parts
 
 
@@ -12,15 +13,18 @@ class Draws:
     """Splits of runs, drawn once for those that divide the same data alike."""
 
     def __init__(self) -> None:
-        self._known: dict[str, Parts] = {}
+        self._known: dict[str, tuple[Dataset, Parts]] = {}
 
     def of(self, config: RunConfig) -> Parts:
         """Part -> site -> subjects, as a run with these settings would note it in split.json.
 
         Raises:
-            PpcmiError: the data cannot be read or divided.
+            PpcmiError: the data cannot be read or divided, or is none for a run with these settings.
         """
         drawn_by = config.model_dump_json(include={"data", "classes", "reading", "seed"})
         if drawn_by not in self._known:
-            self._known[drawn_by] = draw_split(config, read_dataset(config)).to_json()
-        return self._known[drawn_by]
+            dataset = read_dataset(config)
+            self._known[drawn_by] = dataset, draw_split(config, dataset).to_json()
+        dataset, parts = self._known[drawn_by]
+        check_data(config, dataset)
+        return parts

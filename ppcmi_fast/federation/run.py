@@ -270,6 +270,14 @@ class FederatedRun:
         return summarise_rows(self.results.scorer(tests).score(maps), self.config.seed)
 
 
+def check_data(config: RunConfig, dataset: Dataset) -> None:
+    """Raise PpcmiError unless a data set can form the federation that the settings ask for."""
+    check_dataset(dataset)
+    config.check_classes(dataset.classes)
+    check_phantom(config, dataset.classes)
+    check_late_sites(config, {record.site for record in dataset.records})
+
+
 def draw_split(config: RunConfig, dataset: Dataset) -> Split:
     """The run's training, validation and test images, a function of data and settings alone."""
     split = split_by_subject(dataset.records, seed=config.seed)
@@ -303,10 +311,7 @@ def federate(
 
     torch.set_num_threads(config.threads or torch.get_num_threads())
     dataset = read_dataset(config)
-    check_dataset(dataset)
-    config.check_classes(dataset.classes)
-    check_phantom(config, dataset.classes)
-    check_late_sites(config, {record.site for record in dataset.records})
+    check_data(config, dataset)
     split = draw_split(config, dataset)
     folder = RunFolder.open(out, config, resume=resume, overwrite=overwrite)
     folder.check_split(split.to_json())
