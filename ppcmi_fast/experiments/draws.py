@@ -10,10 +10,10 @@ from ppcmi_fast.federation.runfolder import Parts
 
 
 class Draws:
-    """Splits of runs, drawn once for those that divide the same data alike."""
+    """Splits of runs; what several of them read alike is read once."""
 
     def __init__(self) -> None:
-        self._known: dict[str, tuple[Dataset, Parts]] = {}
+        self._datasets: dict[str, Dataset] = {}
 
     def of(self, config: RunConfig) -> Parts:
         """Part -> site -> subjects, as a run with these settings would note it in split.json.
@@ -21,10 +21,9 @@ class Draws:
         Raises:
             PpcmiError: the data cannot be read or divided, or is none for a run with these settings.
         """
-        drawn_by = config.model_dump_json(include={"data", "classes", "reading", "seed"})
-        if drawn_by not in self._known:
-            dataset = read_dataset(config)
-            self._known[drawn_by] = dataset, draw_split(config, dataset).to_json()
-        dataset, parts = self._known[drawn_by]
+        read_by = config.model_dump_json(include={"data", "classes", "reading", "seed"})
+        if read_by not in self._datasets:
+            self._datasets[read_by] = read_dataset(config)
+        dataset = self._datasets[read_by]
         check_data(config, dataset)
-        return parts
+        return draw_split(config, dataset).to_json()

@@ -49,7 +49,7 @@ class Effort:
             "Training all that is on this page, what experiments took over from each other counted once and other"
             f" trainings at the same settings left out, took {self.training / 3600:.1f} hours of one run at a time,"
             f" {comparisons.training / 3600:.1f} of them for the comparisons on real and phantom sets. Trials of"
-            f" learning rates and trainings at a rate that was not chosen, some of which answer in other variants,"
+            " learning rates and trainings at a rate that was not chosen, some of which answer in other variants,"
             f" took {self.trials / 3600:.1f} hours{untold}. Two cores with a run each need half of that at best.\n"
         )
 
