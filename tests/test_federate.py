@@ -108,6 +108,12 @@ def test_no_path_and_no_key_stand_in_what_a_run_writes(run: Path) -> None:
         assert path.stat().st_mode & 0o077 == 0
 
 
+def test_a_finished_run_keeps_no_checkpoint(run: Path) -> None:
+    folder = RunFolder(run)
+    assert {"codec", "mapper", "unet_centralised"} <= folder.stages().keys()
+    assert list(folder.checkpoints.iterdir()) == []
+
+
 def test_the_figures_are_those_of_the_scores_beside_them(run: Path, phantoms: Path) -> None:
     methods, scores = read(run)["methods"], read_scores(run / "scores.csv")
     assert set(scores) == set(methods)

@@ -69,6 +69,22 @@ def test_overwrite_leaves_no_checkpoint_behind_a_link(tmp_path: Path, config: Ru
     assert (elsewhere / "codec.safetensors").exists()
 
 
+def test_a_finished_stage_leaves_no_checkpoint(tmp_path: Path, config: RunConfig) -> None:
+    folder = RunFolder.open(tmp_path / "run", config, resume=False, overwrite=False)
+    for stage in ("codec", "fedavg@0.001", "fedavg@0.01"):
+        folder.checkpoint(stage).write_bytes(b"of a stage under way")
+    folder.finish("fedavg@0.001", {})
+    assert sorted(path.name for path in folder.checkpoints.iterdir()) == [
+        "codec.safetensors",
+        "fedavg@0.01.safetensors",
+    ]
+    # As a crash right after the stage's line leaves it, or a version that kept them.
+    folder.checkpoint("fedavg@0.001").write_bytes(b"of a finished stage")
+    folder = RunFolder.open(tmp_path / "run", config, resume=True, overwrite=False)
+    assert not folder.checkpoint("fedavg@0.001").exists()
+    assert folder.checkpoint("fedavg@0.01").exists() and folder.checkpoint("codec").exists()
+
+
 def test_a_run_goes_on_with_its_own_split_only(tmp_path: Path, config: RunConfig) -> None:
     folder = RunFolder.open(tmp_path / "run", config, resume=False, overwrite=False)
     split = {"train": {"a": ["s1", "s2"]}, "test": {"a": ["s3"]}}

@@ -81,7 +81,7 @@ class FederatedRun:
     def train_codecs(self, federation: Federation) -> None:
         """Stage 1: the sites' codecs; weights end in each site's own folder."""
         codec = self.config.codec
-        checkpoint = self.folder.checkpoints / "codec.safetensors"
+        checkpoint = self.folder.checkpoint("codec")
         if self.folder.done("codec") is None:
             with StageProgress(self.console, "codecs", codec.rounds) as progress:
                 if codec.sharing == "phantom":
@@ -148,7 +148,7 @@ class FederatedRun:
                 fit,
                 settings.batch,
                 balance=settings.balance,
-                checkpoint=self.folder.checkpoints / "mapper.safetensors",
+                checkpoint=self.folder.checkpoint("mapper"),
                 progress=progress.update,
                 start_counts=self.config.starts_from_head,
             )
@@ -172,7 +172,7 @@ class FederatedRun:
                     federation.participants,
                     federation.channel,
                     self.config,
-                    self.folder.checkpoints / "tuning.safetensors",
+                    self.folder.checkpoint("tuning"),
                     score,
                 ).run(progress.update)
             for participant in federation.participants:

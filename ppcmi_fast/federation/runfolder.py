@@ -89,7 +89,8 @@ def read_json(path: Path) -> Any:
 class RunFolder:
     """Paths of a run, its settings, and the results of its finished stages.
 
-    A stage that is done has a line in `stages.json`; a resumed run skips it.
+    A stage that is done has a line in `stages.json`; a resumed run skips it. Its checkpoint, several times the size of
+    what it trained, is deleted.
     """
 
     def __init__(self, root: Path) -> None:
@@ -141,6 +142,9 @@ class RunFolder:
         os.chmod(folder.keys, 0o700)
         if not folder.config_path.exists():
             folder.config_path.write_text(config.to_toml())
+        # A crash may have come between a stage's line and the end of its checkpoint.
+        for stage in folder.stages():
+            folder.checkpoint(stage).unlink(missing_ok=True)
         return folder
 
     def _check_is_run(self) -> None:
@@ -186,6 +190,10 @@ class RunFolder:
             )
         write_json(path, split)
 
+    def checkpoint(self, stage: str) -> Path:
+        """The file that a stage under way resumes from."""
+        return self.checkpoints / f"{stage}.safetensors"
+
     def site(self, name: str) -> Path:
         """The folder of one site's own files."""
         path = self.root / "sites" / name
@@ -203,8 +211,9 @@ class RunFolder:
         return self.stages().get(stage)
 
     def finish(self, stage: str, result: dict[str, Any]) -> None:
-        """Note a stage as finished, with what it reports."""
+        """Note a stage as finished, with what it reports, when what it trained is saved."""
         write_json(self.root / STAGES_FILE, {**self.stages(), stage: result})
+        self.checkpoint(stage).unlink(missing_ok=True)
 
 
 def save_module(path: Path, module: nn.Module) -> None:

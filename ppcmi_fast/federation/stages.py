@@ -34,7 +34,7 @@ class FolderStages:
         path.parent.mkdir(exist_ok=True)
         if self.folder.done(name) is None:
             with StageProgress(self.console, name, total) as progress:
-                state = fit(self.folder.checkpoints / f"{name}.safetensors", progress.update)
+                state = fit(self.folder.checkpoint(name), progress.update)
             save_module(path, module)
             self.folder.finish(name, describe(state))
         load_module(path, module)
