@@ -17,7 +17,7 @@ from tiny_runs import TINY
 from ppcmi_fast.errors import RunError
 from ppcmi_fast.experiments import tables
 from ppcmi_fast.experiments.collect import collect
-from ppcmi_fast.experiments.effort import Effort
+from ppcmi_fast.experiments.effort import Effort, comparison_of
 from ppcmi_fast.experiments.figures import draw, draw_rows
 from ppcmi_fast.experiments.plan import Plan, planned_runs
 from ppcmi_fast.experiments.records import read_records, write_records
@@ -393,13 +393,24 @@ def test_what_trained_all_of_it_counts_shared_networks_once(tmp_path: Path) -> N
     other = copy.deepcopy(result)
     other["runs"][0]["methods"]["ppcmi"]["seconds"] = 7080.0
     assert Effort.of([result, other]).training == 7200.0
-    named = other | {"experiment": "phantom_x"}
-    assert "took 2.0 hours of one run at a time, 2.0 of them for the comparisons" in tables.page(
-        [result, named]
-    )
-    assert "took 2.0 hours of one run at a time, 0.0 of them for the comparisons" in tables.page(
-        [result, other]
-    )
+    assert "took 2.0 hours of one run at a time. 0.0 of them were for" in tables.page([result, other])
+
+
+def test_what_the_comparison_itself_took_is_told_apart(tmp_path: Path) -> None:
+    two = plan(variants=[{"name": "all"}, {"name": "wider"}])
+    for variant in ("all", "wider"):
+        write_run(two, tmp_path, {"ppcmi": 0.0}, variant=variant)
+    result = collect("name", two, tmp_path, [], quiet)
+    hours = {"all": 1.0, "wider": 2.0}
+    for record in result["runs"]:
+        record["methods"]["ppcmi"]["seconds"] = 3600 * hours[record["variant"]]
+    named = {name: result | {"experiment": name} for name in ("phantom_x", "comparison_x", "rate_accuracy")}
+    for name in ("phantom_x", "comparison_x"):
+        assert [record["variant"] for record in comparison_of([named[name]])[0]["runs"]] == ["all"]
+    assert comparison_of([named["rate_accuracy"], result]) == [named["rate_accuracy"]]
+    page = tables.page([result, named["phantom_x"]])
+    assert "took 3.0 hours of one run at a time. 1.0 of them were for" in page
+    assert "(`main`, `other-methods`, `all` of their comparisons)" in page
 
 
 def test_trials_of_rates_are_counted_where_records_tell_of_them(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ppcmi_fast.experiments.effort import Effort
+from ppcmi_fast.experiments.effort import Effort, comparison_of
 from ppcmi_fast.experiments.records import (
     MEASURES,
     OURS,
@@ -27,7 +27,6 @@ from ppcmi_fast.report.runfolder import method_title
 from ppcmi_fast.report.words import p_value, processor, size
 
 LEVEL = 0.05
-COMPARISONS = ("comparison", "phantom")
 DICE, IOU, HD95 = range(len(MEASURES))
 
 HEAD = """# Experiments
@@ -370,8 +369,7 @@ def section(result: dict[str, Any]) -> str:
 
 def page(results: Sequence[dict[str, Any]]) -> str:
     """The whole page."""
-    compared = [r for r in results if r["experiment"].startswith(COMPARISONS)]
-    effort = Effort.of(results).told(Effort.of(compared))
+    effort = Effort.of(results).told(Effort.of(comparison_of(results)))
     return "\n".join([HEAD, effort, *(section(result) for result in results)])
 
 
