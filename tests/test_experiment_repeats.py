@@ -283,7 +283,8 @@ def test_other_held_out_subjects_are_an_error(tmp_path: Path) -> None:
     made = in_pieces()
     runs = kept_runs(made, tmp_path)
     train_again(made, tmp_path / "new", 0.0, subjects=range(1, 7))
-    with pytest.raises(RunError, match="expected scores of the record's held-out images, got others"):
+    folder = tmp_path / "new" / "other" / "local" / "seed-0"
+    with pytest.raises(RunError, match=rf"{folder}: expected {ALONE} scored on the record's held-out images"):
         compare_repeats(made, runs, tmp_path / "new")
 
 

@@ -34,21 +34,6 @@ from ppcmi_fast.report.runfolder import method_title
 _DICE = SUBJECT_COLUMNS + MEASURES.index("dice")
 
 
-def largest_difference(kept: Sequence[Sequence[Any]], again: Sequence[Sequence[Any]]) -> float:
-    """Of a subject's Dice of one class.
-
-    Args:
-        kept: [site, subject, images, means of each measure by class], a row a subject.
-        again: the same of other networks.
-
-    Raises:
-        RunError: not of the same held-out images.
-    """
-    if subjects_of(kept) != subjects_of(again):
-        raise RunError("expected scores of the record's held-out images, got others; is it the same data?")
-    return float(np.abs(_dice(kept) - _dice(again)).max())
-
-
 def _dice(rows: Sequence[Sequence[Any]]) -> Floats:
     """[subjects, classes]."""
     return np.array([row[_DICE] for row in rows], dtype=np.float64)
@@ -70,26 +55,32 @@ def compare_repeats(plan: Plan, runs: Sequence[dict[str, Any]], out: Path) -> li
     """
     planned = {(run.variant, run.seed): run for run in planned_runs(plan, SOMEWHERE)}
     seeds = {record["seed"] for record in runs}
-    again = [
-        record_of(run.folder, run.folder.parent.name, run.config.seed)
+    again = {
+        run.folder: record_of(run.folder, run.folder.parent.name, run.config.seed)
         for run in finished_runs(out)
         if run.config.seed in seeds
-    ]
+    }
     lines: dict[str, None] = {}
     for record in runs:
         run = planned.get((record["variant"], record["seed"]))
         if run is None:
             continue
         for name, facts in record["methods"].items():
-            others = [
-                r
-                for r in again
+            others = {
+                folder: r
+                for folder, r in again.items()
                 if r["dataset"]["name"] == record["dataset"]["name"]
                 # A kept record may be of settings that the plan no longer has.
                 and _is_trained_twice(record, r, name, run)
-            ]
+            }
+            for folder, other in others.items():
+                if subjects_of(other["methods"][name]["scores"]) != subjects_of(facts["scores"]):
+                    raise RunError(
+                        f"{folder}: expected {name} scored on the record's held-out images, got others; run it again"
+                        " with --overwrite, or leave its folder out of --out"
+                    )
             if others:
-                entries = [_entry(facts, other, name) for other in others]
+                entries = [_entry(facts, other, name) for other in others.values()]
                 _note(facts, entries)
                 lines |= {f"{name}, seed {run.seed}: {_difference(entry)}": None for entry in entries}
     return list(lines)
@@ -168,7 +159,8 @@ def _entry(facts: dict[str, Any], record: dict[str, Any], method: str) -> dict[s
     return {
         "seconds": again["seconds"],
         "dice": _mean(rows),
-        "largest_difference": largest_difference(facts["scores"], rows),
+        # Of a subject's Dice of one class.
+        "largest_difference": float(np.abs(_dice(facts["scores"]) - _dice(rows)).max()),
         # Of baselines that were brought together from another machine.
         "environment": again.get("environment", record["environment"]),
     }
