@@ -8,10 +8,12 @@ Writes benchmarks/results/gpu.json, also where a step failed. Exit status: 0 all
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -33,6 +35,7 @@ class Check:
     def __init__(self, budget: float) -> None:
         self.end = time.monotonic() + budget
         self.steps: list[dict[str, Any]] = []
+        self._running: set[subprocess.Popen[str]] = set()
 
     def run(self, name: str, command: list[str], most_seconds: float) -> bool:
         """Whether the step passed; a step without time left has not."""
@@ -41,29 +44,54 @@ class Check:
         if seconds <= 1:
             return self._keep(name, None, 0.0, "no time left")
         try:
-            # Elsewhere than the source tree: python would import the package from there, without its kernels.
-            done = subprocess.run(
-                command,
-                capture_output=True,
-                text=True,
-                timeout=seconds,
-                cwd=tempfile.gettempdir(),
-                check=False,
-            )
+            status, said = self._finish(command, seconds)
         except subprocess.TimeoutExpired:
             return self._keep(name, None, time.monotonic() - begun, f"stopped after {seconds:.0f} s")
         except OSError as error:
             return self._keep(name, None, 0.0, str(error))
-        said = (done.stdout + done.stderr).replace(str(ROOT), ".")
-        return self._keep(name, done.returncode, time.monotonic() - begun, said)
+        return self._keep(name, status, time.monotonic() - begun, said.replace(str(ROOT), "."))
+
+    def _finish(self, command: list[str], seconds: float) -> tuple[int, str]:
+        """Exit status of a command and what it said; nothing that it started is left when its time is up.
+
+        What goes on on the device would be in the figures of the steps that are timed.
+        """
+        with subprocess.Popen(
+            command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            # Elsewhere than the source tree: python would import the package from there, without its kernels.
+            cwd=tempfile.gettempdir(),
+            start_new_session=True,
+        ) as process:
+            self._running.add(process)
+            try:
+                said, _ = process.communicate(timeout=seconds)
+            finally:
+                self._end(process)
+                self._running.discard(process)
+        return process.returncode, said
+
+    @staticmethod
+    def _end(process: subprocess.Popen[str]) -> None:
+        """Kill what is left of a step's session."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
 
     def together(self, *parts: Callable[[], object]) -> None:
         """Parts that time nothing, beside each other."""
         with ThreadPoolExecutor(len(parts)) as pool:
-            for begun in [pool.submit(part) for part in parts]:
-                error = begun.exception()
-                if error is not None:
-                    self.missing("a part", f"{type(error).__name__}: {error}")
+            try:
+                for begun in [pool.submit(part) for part in parts]:
+                    error = begun.exception()
+                    if error is not None:
+                        self.missing("a part", f"{type(error).__name__}: {error}")
+            except KeyboardInterrupt:
+                # Sessions of their own do not hear Ctrl-C, and the pool waits for them.
+                for process in list(self._running):
+                    self._end(process)
+                raise
 
     def missing(self, name: str, why: str) -> None:
         """A step that this machine cannot take."""

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import signal
 import subprocess
 import sys
 import tempfile
+import time
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -56,6 +59,48 @@ def test_parts_beside_each_other_are_all_kept_and_an_error_of_one_is_a_failed_st
     assert {(step["step"], step["passed"]) for step in check.steps} == {("one", True), ("two", True)}
     check.together(lambda: 1 / 0)
     assert not check.steps[2]["passed"] and check.steps[2]["said"] == "ZeroDivisionError: division by zero"
+
+
+def _gone(pid: int) -> bool:
+    """Whether a process is no more, or a zombie that nobody has waited for yet."""
+    status = Path(f"/proc/{pid}/status")
+    for _ in range(100):
+        if not status.is_file() or "State:\tZ" in status.read_text():
+            return True
+        time.sleep(0.1)
+    return False
+
+
+# As compute-sanitizer does: what works is a child of what is waited for.
+PARENT = """import subprocess, sys
+child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+open(sys.argv[1], "w").write(str(child.pid))
+child.wait()
+"""
+
+
+def test_what_a_step_started_ends_with_its_time(tmp_path: Path) -> None:
+    check, noted = gpu_check.Check(60), tmp_path / "pid"
+    assert not check.run("slow", [sys.executable, "-c", PARENT, str(noted)], 5)
+    assert "stopped after" in check.steps[0]["said"]
+    assert _gone(int(noted.read_text()))
+
+
+def test_an_interrupt_ends_parts_beside_each_other(tmp_path: Path) -> None:
+    noted = tmp_path / "pid"
+    steps = (
+        f"import sys; sys.path.insert(0, {str(BENCHMARKS)!r}); import gpu_check; check = gpu_check.Check(90)\n"
+        f"check.together(lambda: check.run('slow', [sys.executable, '-c', {PARENT!r}, {str(noted)!r}], 60))"
+    )
+    with subprocess.Popen([sys.executable, "-c", steps], stderr=subprocess.PIPE, text=True) as process:
+        for _ in range(300):
+            if noted.is_file() and noted.read_text():
+                break
+            time.sleep(0.1)
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=60)
+    assert "KeyboardInterrupt" in said and process.returncode != 0
+    assert _gone(int(noted.read_text()))
 
 
 def test_what_is_kept_names_no_folder_of_a_run() -> None:
