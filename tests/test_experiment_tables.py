@@ -304,6 +304,25 @@ def test_the_page_says_which_learning_rates_were_chosen(tmp_path: Path) -> None:
     assert "Learning rates" not in tables.page([both])
 
 
+def test_the_page_names_other_networks_than_the_residual_one(tmp_path: Path) -> None:
+    tried = {"baselines.methods": [POOLED, "published"], "baselines.learning_rates": [0.001, 0.002]}
+    two = plan(
+        settings=TINY | tried,
+        variants=[{"name": "one"}, {"name": "two", "settings": {"baselines.architecture": "dynunet"}}],
+    )
+    for variant in ("one", "two"):
+        write_run(two, tmp_path, {"ppcmi": 0.0, POOLED: 0.1, "published": -0.1}, variant=variant)
+    both = collect("name", two, tmp_path, [], quiet)
+    for record, rate in zip(both["runs"], (0.001, 0.002), strict=True):
+        record["methods"][POOLED]["learning_rate"] = rate
+    page = tables.page([both])
+    for title in ("U-Net, all data pooled", "U-Net, all data pooled (`dynunet`)"):
+        assert page.count(f" | {title} | ") == 1
+    assert page.count(" | PPCMI-SF as published | ") == 2
+    chosen = "U-Net, all data pooled 0.001; U-Net, all data pooled (`dynunet`) 0.002."
+    assert f"Learning rates that validation chose of 0.001, 0.002: {chosen}" in page
+
+
 def test_the_page_says_which_baselines_have_other_rates(tmp_path: Path) -> None:
     two = plan(seeds=[0, 1], settings=TINY | {"baselines.methods": ["unet_centralised", "fedavg"]})
     for seed in (0, 1):

@@ -22,7 +22,7 @@ from ppcmi_fast.experiments.records import (
 from ppcmi_fast.experiments.repeats import repeats_of
 from ppcmi_fast.experiments.statistics import Difference, Floats, Held, differences
 from ppcmi_fast.federation.calibration import RULE
-from ppcmi_fast.federation.sections import UNET_METHODS
+from ppcmi_fast.federation.sections import UNET_METHODS, BaselineConfig
 from ppcmi_fast.report.runfolder import method_title
 from ppcmi_fast.report.words import p_value, processor, size
 
@@ -153,6 +153,14 @@ def _count(parameters: float) -> str:
     return f"{parameters / 1e6:.2f} M" if parameters >= 1e5 else f"{parameters / 1e3:.1f} k"
 
 
+def _title(method: str, record: dict[str, Any]) -> str:
+    """A method's name, with its network's where that is not the residual U-Net."""
+    usual = BaselineConfig().architecture
+    architecture = record["settings"]["baselines"].get("architecture", usual)
+    of_another = method in UNET_METHODS and architecture != usual
+    return method_title(method) + (f" (`{architecture}`)" if of_another else "")
+
+
 def _main_rows(variant: Variant, named: bool) -> list[list[str]]:
     gaps = variant.against(OURS) if OURS in variant.methods else {}
     rows = []
@@ -163,7 +171,7 @@ def _main_rows(variant: Variant, named: bool) -> list[list[str]]:
         rows.append(
             [
                 *([variant.name] if named else []),
-                method_title(name),
+                _title(name, variant.records[0]),
                 shown,
                 _range(variant.held.interval(variant.dice(name))),
                 *_points(gaps.get(name)),
@@ -287,13 +295,13 @@ def _learning_rates(result: dict[str, Any]) -> list[str]:
         for name in UNET_METHODS:
             if name in record["methods"]:
                 rate = record["methods"][name]["learning_rate"]
-                found.setdefault(tried, {}).setdefault(name, set()).add(rate)
+                found.setdefault(tried, {}).setdefault(_title(name, record), set()).add(rate)
     lines = []
     for tried in sorted(found, key=lambda tried: not tried):
         methods = found[tried]
         if tried or len(set().union(*methods.values())) > 1:
             source = f"validation chose of {tried}" if tried else "were given"
-            listed = "; ".join(f"{method_title(name)} {_rates(rates)}" for name, rates in methods.items())
+            listed = "; ".join(f"{title} {_rates(rates)}" for title, rates in methods.items())
             lines += [f"Learning rates that {source}: {listed}.", ""]
     return lines
 
