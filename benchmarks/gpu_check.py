@@ -88,7 +88,8 @@ class Check:
                     if error is not None:
                         self.missing("a part", f"{type(error).__name__}: {error}")
             except KeyboardInterrupt:
-                # Sessions of their own do not hear Ctrl-C, and the pool waits for them.
+                # Sessions of their own do not hear Ctrl-C, and the pool waits for them and for what is to begin.
+                self.end = time.monotonic()
                 for process in list(self._running):
                     self._end(process)
                 raise
@@ -106,6 +107,12 @@ class Check:
         if not passed:
             print(said.strip()[-2000:], flush=True)
         return passed
+
+
+def end_like_ctrl_c() -> None:
+    """Let whatever asks this process to end, end its steps as well."""
+    for asked in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(asked, signal.default_int_handler)
 
 
 def device_facts() -> dict[str, Any] | None:
@@ -208,6 +215,7 @@ def main() -> int:
             "gpu-check: expected a CUDA device, found none; run it on a machine that has one", file=sys.stderr
         )
         return 2
+    end_like_ctrl_c()
     check = Check(given.seconds)
     options = [f"--seconds {given.seconds:g}"] if given.seconds != BUDGET_SECONDS else []
     options += ["--skip-build"] if given.skip_build else []

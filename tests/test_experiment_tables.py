@@ -311,13 +311,15 @@ def test_the_page_names_other_networks_than_the_residual_one(tmp_path: Path) -> 
         variants=[{"name": "one"}, {"name": "two", "settings": {"baselines.architecture": "dynunet"}}],
     )
     for variant in ("one", "two"):
-        write_run(two, tmp_path, {"ppcmi": 0.0, POOLED: 0.1, "published": -0.1}, variant=variant)
+        shifts = {"ppcmi": 0.0, "ppcmi_float32": 0.0, POOLED: 0.1, "published": -0.1}
+        write_run(two, tmp_path, shifts, variant=variant)
     both = collect("name", two, tmp_path, [], quiet)
     for record, rate in zip(both["runs"], (0.001, 0.002), strict=True):
         record["methods"][POOLED]["learning_rate"] = rate
     page = tables.page([both])
     for title in ("U-Net, all data pooled", "U-Net, all data pooled (`dynunet`)"):
-        assert page.count(f" | {title} | ") == 1
+        assert page.count(f" | {title} | ") == 1  # of all methods
+        assert page.count(f"\n| {title} | ") == 1  # by site
     assert page.count(" | PPCMI-SF as published | ") == 2
     chosen = "U-Net, all data pooled 0.001; U-Net, all data pooled (`dynunet`) 0.002."
     assert f"Learning rates that validation chose of 0.001, 0.002: {chosen}" in page
@@ -429,7 +431,7 @@ def test_what_the_comparison_itself_took_is_told_apart(tmp_path: Path) -> None:
     assert comparison_of([named["rate_accuracy"], result]) == [named["rate_accuracy"]]
     page = tables.page([result, named["phantom_x"]])
     assert "took 3.0 hours of one run at a time. 1.0 of them were for" in page
-    assert "(`main`, `other-methods`, `all` of their comparisons)" in page
+    assert "on each phantom (`main`, `other-methods`, `all`), ours at 256 x 256" in page
 
 
 def test_trials_of_rates_are_counted_where_records_tell_of_them(tmp_path: Path) -> None:

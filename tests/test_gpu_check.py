@@ -63,9 +63,12 @@ def test_parts_beside_each_other_are_all_kept_and_an_error_of_one_is_a_failed_st
 
 def _gone(pid: int) -> bool:
     """Whether a process is no more, or a zombie that nobody has waited for yet."""
-    status = Path(f"/proc/{pid}/status")
     for _ in range(100):
-        if not status.is_file() or "State:\tZ" in status.read_text():
+        try:
+            state = Path(f"/proc/{pid}/status").read_text()
+        except (FileNotFoundError, ProcessLookupError):
+            return True
+        if "State:\tZ" in state:
             return True
         time.sleep(0.1)
     return False
@@ -86,10 +89,12 @@ def test_what_a_step_started_ends_with_its_time(tmp_path: Path) -> None:
     assert _gone(int(noted.read_text()))
 
 
-def test_an_interrupt_ends_parts_beside_each_other(tmp_path: Path) -> None:
+@pytest.mark.parametrize("asked", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_what_ends_the_check_ends_its_steps(tmp_path: Path, asked: signal.Signals) -> None:
     noted = tmp_path / "pid"
     steps = (
-        f"import sys; sys.path.insert(0, {str(BENCHMARKS)!r}); import gpu_check; check = gpu_check.Check(90)\n"
+        f"import sys; sys.path.insert(0, {str(BENCHMARKS)!r}); import gpu_check\n"
+        "gpu_check.end_like_ctrl_c(); check = gpu_check.Check(90)\n"
         f"check.together(lambda: check.run('slow', [sys.executable, '-c', {PARENT!r}, {str(noted)!r}], 60))"
     )
     with subprocess.Popen([sys.executable, "-c", steps], stderr=subprocess.PIPE, text=True) as process:
@@ -97,7 +102,7 @@ def test_an_interrupt_ends_parts_beside_each_other(tmp_path: Path) -> None:
             if noted.is_file() and noted.read_text():
                 break
             time.sleep(0.1)
-        process.send_signal(signal.SIGINT)
+        process.send_signal(asked)
         _, said = process.communicate(timeout=60)
     assert "KeyboardInterrupt" in said and process.returncode != 0
     assert _gone(int(noted.read_text()))

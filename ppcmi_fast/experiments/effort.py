@@ -10,7 +10,7 @@ from typing import Any
 from ppcmi_fast.experiments.records import OURS
 from ppcmi_fast.federation.sections import UNET_METHODS
 
-# How experiments that compare methods begin, and the variants that are in every table of methods.
+# How experiments that compare methods begin, and the variants that hold their tables of methods.
 COMPARISONS = ("comparison", "phantom")
 COMPARED = ("main", "other-methods", "all")
 BITS = ("payload_256", "rate_accuracy")
@@ -51,10 +51,10 @@ class Effort:
         """A paragraph of the page; `asked`: the part of it that `comparison_of` picks."""
         untold = f"; of {self.untold} with trials the records do not have it" if self.untold else ""
         return (
-            "Training all that is on this page, what experiments took over from each other counted once and other"
-            f" trainings at the same settings left out, took {self.training / 3600:.1f} hours of one run at a time."
-            f" {asked.training / 3600:.1f} of them were for what the system is judged by: every method on both real"
-            f" sets and on each phantom ({_list(COMPARED)} of their comparisons), 256 x 256 and the bits an entry"
+            "Training all that is on this page, what experiments took over from each other counted once and what is"
+            f" told of other trainings left out, took {self.training / 3600:.1f} hours of one run at a time."
+            f" {asked.training / 3600:.1f} of them were for what the system is judged by: the tables of methods on both"
+            f" real sets and on each phantom ({_list(COMPARED)}), ours at 256 x 256 and the bits an entry"
             f" ({_list(BITS)}). Trials of learning rates and trainings at a rate that was not chosen, some of which"
             f" answer in other variants, took {self.trials / 3600:.1f} hours{untold}. Two cores with a run each need"
             " half of that at best.\n"
@@ -62,7 +62,7 @@ class Effort:
 
 
 def comparison_of(results: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Of experiments' records those of every method on every set, and of what bits cost."""
+    """Of experiments' records those of the tables of methods, and of what bits cost."""
     comparisons = [
         result | {"runs": [record for record in result["runs"] if record["variant"] in COMPARED]}
         for result in results

@@ -198,7 +198,10 @@ def _main_table(variants: Sequence[Variant], unit: str) -> list[str]:
 
 def _parts_table(variant: Variant, names: Sequence[str], columns: dict[str, Floats]) -> list[str]:
     head = ["Dice", *names]
-    rows = [[method_title(name), *(f"{value:.3f}" for value in columns[name])] for name in variant.methods]
+    rows = [
+        [_title(name, variant.records[0]), *(f"{value:.3f}" for value in columns[name])]
+        for name in variant.methods
+    ]
     return _table(head, rows)
 
 

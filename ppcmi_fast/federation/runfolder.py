@@ -211,7 +211,7 @@ class RunFolder:
         return self.stages().get(stage)
 
     def finish(self, stage: str, result: dict[str, Any]) -> None:
-        """Note a stage as finished, with what it reports, when what it trained is saved."""
+        """Note a stage as finished, with what it reports. What it trained must be saved: its checkpoint is deleted."""
         write_json(self.root / STAGES_FILE, {**self.stages(), stage: result})
         self.checkpoint(stage).unlink(missing_ok=True)
 
