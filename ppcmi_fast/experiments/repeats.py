@@ -66,23 +66,19 @@ def compare_repeats(plan: Plan, runs: Sequence[dict[str, Any]], out: Path) -> li
         if run is None:
             continue
         for name, facts in record["methods"].items():
-            others = {
-                folder: r
-                for folder, r in again.items()
-                if r["dataset"]["name"] == record["dataset"]["name"]
+            for folder, other in again.items():
+                of_other_data = other["dataset"]["name"] != record["dataset"]["name"]
                 # A kept record may be of settings that the plan no longer has.
-                and _is_trained_twice(record, r, name, run)
-            }
-            for folder, other in others.items():
+                if of_other_data or not _is_trained_twice(record, other, name, run):
+                    continue
                 if subjects_of(other["methods"][name]["scores"]) != subjects_of(facts["scores"]):
                     raise RunError(
                         f"{folder}: expected {name} scored on the record's held-out images, got others; run it again"
                         " with --overwrite, or leave its folder out of --out"
                     )
-            if others:
-                entries = [_entry(facts, other, name) for other in others.values()]
-                _note(facts, entries)
-                lines |= {f"{name}, seed {run.seed}: {_difference(entry)}": None for entry in entries}
+                entry = _entry(facts, other, name)
+                _note(facts, [entry])
+                lines[f"{name}, seed {run.seed}: {_difference(entry)}"] = None
     return list(lines)
 
 
