@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -28,6 +28,7 @@ from ppcmi_fast.errors import ConfigError
 from ppcmi_fast.federation import results
 from ppcmi_fast.federation.config import RunConfig
 from ppcmi_fast.federation.run import federate
+from ppcmi_fast.federation.sections import Architecture
 from ppcmi_fast.training import FitState, make_optimizer, optimizer_step, step_generator
 
 TRIED = [name for name in METHODS if name not in PROFILES]  # the published profile has its own rate
@@ -77,8 +78,8 @@ def bench(tmp_path: Path) -> Workbench:
     return Workbench(sites, 2, 96, 4, 1e-3, 0, MemoryStages(tmp_path), rounds=3)
 
 
-def nets_of(bench: Workbench, norm: str = "INSTANCE") -> dict[str, nn.Module]:
-    return {name: make_network("unet", 2, 0, norm) for name in bench.sites}
+def nets_of(bench: Workbench, architecture: str = "unet") -> dict[str, nn.Module]:
+    return {name: make_network(architecture, 2, 0) for name in bench.sites}
 
 
 def test_the_mean_is_weighted_by_images_and_counters_are_kept() -> None:
@@ -160,7 +161,7 @@ def test_fedprox_without_weight_is_fedavg(bench: Workbench, tmp_path: Path) -> N
 
 
 def test_fedbn_keeps_norms_apart_and_shares_the_rest(bench: Workbench, tmp_path: Path) -> None:
-    nets = nets_of(bench, "BATCH")
+    nets = nets_of(bench, "unet_batch_norm")
     local = norm_keys(nets["north"])
     assert local and {key.rsplit(".", 1)[1] for key in local} == {
         *("weight", "bias", "running_mean", "running_var", "num_batches_tracked"),
@@ -358,6 +359,22 @@ def test_architectures_are_of_one_size_and_repeat(architecture: str) -> None:
     with torch.no_grad():
         assert one.eval()(x).shape == (2, 3, 64, 64)
         torch.testing.assert_close(one.eval()(x), two.eval()(x))
+
+
+def test_settings_name_each_architecture() -> None:
+    assert get_args(Architecture) == ARCHITECTURES
+
+
+@pytest.mark.parametrize("kind", ["unet", "dynunet"])
+def test_batch_norms_take_the_place_of_instance_norms(kind: str) -> None:
+    one, other = make_network(kind, 2, 0), make_network(f"{kind}_batch_norm", 2, 0)
+    weights = {name: list(w.shape) for name, w in one.named_parameters() if w.ndim > 1}
+    assert {name: list(w.shape) for name, w in other.named_parameters() if w.ndim > 1} == weights
+    assert not norm_keys(one)
+    norms = [m for m in one.modules() if isinstance(m, nn.InstanceNorm2d)]
+    batch_norms = [m for m in other.modules() if isinstance(m, nn.BatchNorm2d)]
+    assert len(norms) == len(batch_norms) > 0
+    assert not any(isinstance(m, nn.InstanceNorm2d) for m in other.modules())
 
 
 def test_other_architectures_are_refused_where_they_cannot_be(bench: Workbench) -> None:

@@ -130,9 +130,9 @@ class Workbench:
         images = [len(data.train.images) for data in self.sites.values()]
         return dict(zip(self.sites, divide_work(each, images, equally=self.work == "equal"), strict=True))
 
-    def network(self, norm: str = "INSTANCE") -> nn.Module:
+    def network(self) -> nn.Module:
         """A new network of the architecture, with the seed's first weights, where it is trained."""
-        return make_network(self.architecture, self.classes, self.seed, norm).to(self.device)
+        return make_network(self.architecture, self.classes, self.seed).to(self.device)
 
     def settings(self, steps: int) -> FitSettings:
         """Of one network trained for so many steps."""

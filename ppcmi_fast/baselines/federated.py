@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -156,8 +157,9 @@ def _federated(bench: Workbench, name: str, mu: float, *, keep_norms: bool) -> O
         raise ConfigError(
             f'baselines.architecture: expected "unet" for fedbn, which needs batch norms, got "{bench.architecture}"'
         )
-    norm = "BATCH" if keep_norms else "INSTANCE"
-    nets = {site: bench.network(norm) for site in bench.sites}
+    # MONAI's instance norm has nothing to keep.
+    one = replace(bench, architecture="unet_batch_norm") if keep_norms else bench
+    nets = {site: one.network() for site in bench.sites}
     local = norm_keys(next(iter(nets.values()))) if keep_norms else set()
 
     def fit(checkpoint: Path, progress: Progress) -> FitState:

@@ -11,6 +11,9 @@ Bits = Literal[2, 4, 8, 32]
 Positive = Annotated[int, Field(ge=1)]
 Weight = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 UNetMethod = Literal["unet_centralised", "unet_local", "fedavg", "fedprox", "fedbn", "split_learning"]
+Architecture = Literal[
+    "unet", "attention_unet", "segresnet", "dynunet", "unet_batch_norm", "dynunet_batch_norm"
+]
 Method = Literal[
     UNetMethod,
     "published",
@@ -121,7 +124,7 @@ class BaselineConfig(Section):
     """
 
     methods: tuple[Method, ...] = ("unet_centralised", "unet_local")
-    architecture: Literal["unet", "attention_unet", "segresnet", "dynunet"] = "unet"
+    architecture: Architecture = "unet"
     batch: Positive = 16
     learning_rate: Annotated[float, Field(gt=0)] = 2e-3
     method_rates: dict[UNetMethod, Annotated[float, Field(gt=0)]] = {}
