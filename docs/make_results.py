@@ -154,7 +154,7 @@ def _scores(run: dict[str, Any]) -> str:
         dice, hd95, asd = (score.get(metric, {}) for metric in ("dice", "hd95", "asd"))
         per_site = [words.decimal(dice.get("site", {}).get(site), 3) for site in sites]
         distances = [words.with_interval(metric, 2) for metric in (hd95, asd)]
-        rows.append([method_title(name), words.with_interval(dice, 3), *per_site, *distances])
+        rows.append([method_title(name, run["config"]), words.with_interval(dice, 3), *per_site, *distances])
     return _table(head, rows)
 
 
@@ -165,7 +165,7 @@ def _classes(run: dict[str, Any]) -> str:
         return ""
     rows = [
         [
-            method_title(name),
+            method_title(name, run["config"]),
             *(words.decimal(methods[name]["dice"].get("class", {}).get(key), 3) for key in keys),
         ]
         for name in method_order(list(methods))
@@ -179,7 +179,9 @@ def _effort(run: dict[str, Any]) -> str:
     for name in method_order(list(methods)):
         method = methods[name]
         seen, parameters = words.integer(method.get("images_seen")), words.integer(method.get("parameters"))
-        rows.append([method_title(name), seen, words.duration(method.get("seconds")), parameters])
+        rows.append(
+            [method_title(name, run["config"]), seen, words.duration(method.get("seconds")), parameters]
+        )
     return _table(["method", "images seen in training", "training time", "parameters"], rows)
 
 

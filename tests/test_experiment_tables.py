@@ -22,6 +22,7 @@ from ppcmi_fast.experiments.figures import draw, draw_rows
 from ppcmi_fast.experiments.plan import Plan, planned_runs
 from ppcmi_fast.experiments.records import read_records, write_records
 from ppcmi_fast.experiments.statistics import Held, differences
+from ppcmi_fast.experiments.variants import DICE, LEVEL, variants_of
 from ppcmi_fast.federation.calibration import RULE, RULE_OF_SUMS
 from ppcmi_fast.metrics import MEASURES, ImageScores, ScoreRow, summarise, write_scores
 
@@ -117,15 +118,15 @@ def test_estimates_are_those_of_the_scores(tmp_path: Path) -> None:
     made = plan(notes="What this\n means.")
     rows = write_run(made, tmp_path, SHIFTS, classes=2)
     result = collect("name", made, tmp_path, [], quiet)
-    variant = tables.variants_of(result)[0]
+    variant = variants_of(result)[0]
     for name, found in rows.items():
         summary = summarise([r.scores for r in found], [r.site for r in found])
-        assert variant.mean(name)[tables.DICE] == pytest.approx(summary["dice"]["mean"], abs=1e-5)
+        assert variant.mean(name)[DICE] == pytest.approx(summary["dice"]["mean"], abs=1e-5)
         by_site = variant.held.site_means(variant.dice(name)[:, None])[:, 0]
         assert dict(zip(variant.held.sites, by_site, strict=True)) == pytest.approx(
             summary["dice"]["site"], abs=1e-5
         )
-        by_class = variant.held.mean(variant.scores(name)[:, tables.DICE])
+        by_class = variant.held.mean(variant.scores(name)[:, DICE])
         assert list(by_class) == pytest.approx(list(summary["dice"]["class"].values()), abs=1e-5)
     text = tables.page([result])
     assert "\nWhat this means.\n" in text
@@ -139,14 +140,14 @@ def test_a_subject_under_two_seeds_is_one(tmp_path: Path) -> None:
         seed: write_run(made, tmp_path, SHIFTS, seed=seed, subjects=subjects)
         for seed, subjects in ((0, range(6)), (1, range(3, 9)))
     }
-    variant = tables.variants_of(collect("name", made, tmp_path, [], quiet))[0]
+    variant = variants_of(collect("name", made, tmp_path, [], quiet))[0]
     assert variant.seeds == [0, 1] and len(variant.held.site_of) == 18
     means = [
         np.mean([dice_of(r) for r in rows[seed]["ppcmi"] if r.site == site])
         for seed in (0, 1)
         for site in ("a", "b")
     ]
-    assert variant.mean("ppcmi")[tables.DICE] == pytest.approx(np.mean(means), abs=1e-5)
+    assert variant.mean("ppcmi")[DICE] == pytest.approx(np.mean(means), abs=1e-5)
     of_subject = {
         name: np.array(
             [
@@ -212,7 +213,7 @@ def test_methods_that_cannot_be_told_apart_are_tied(tmp_path: Path) -> None:
     made = plan()
     write_run(made, tmp_path, {"ppcmi": 0.0, "unet_centralised": 0.001, "unet_local": -0.2})
     result = collect("name", made, tmp_path, [], quiet)
-    assert tables.variants_of(result)[0].best == {"ppcmi", "unet_centralised"}
+    assert variants_of(result)[0].best == {"ppcmi", "unet_centralised"}
     text = tables.page([result])
     assert text.count("| **0.") == 2 and "`ppcmi experiment run name`" in text and "; seed 0;" in text
 
@@ -220,11 +221,9 @@ def test_methods_that_cannot_be_told_apart_are_tied(tmp_path: Path) -> None:
 def test_too_few_subjects_for_the_test_leave_it_to_the_interval(tmp_path: Path) -> None:
     made = plan()
     write_run(made, tmp_path, SHIFTS | {"ppcmi": 0.079}, subjects=range(3))
-    variant = tables.variants_of(collect("name", made, tmp_path, [], quiet))[0]
+    variant = variants_of(collect("name", made, tmp_path, [], quiet))[0]
     # Six subjects: p is at least 1/32, times two methods.
-    assert all(
-        gap.p is not None and gap.p >= tables.LEVEL for gap in variant.against("unet_centralised").values()
-    )
+    assert all(gap.p is not None and gap.p >= LEVEL for gap in variant.against("unet_centralised").values())
     assert variant.best == {"unet_centralised", "ppcmi"}
 
 
@@ -317,12 +316,45 @@ def test_the_page_names_other_networks_than_the_residual_one(tmp_path: Path) -> 
     for record, rate in zip(both["runs"], (0.001, 0.002), strict=True):
         record["methods"][POOLED]["learning_rate"] = rate
     page = tables.page([both])
-    for title in ("U-Net, all data pooled", "U-Net, all data pooled (`dynunet`)"):
+    for title in ("U-Net, all data pooled", "DynUNet, all data pooled"):
         assert page.count(f" | {title} | ") == 1  # of all methods
         assert page.count(f"\n| {title} | ") == 1  # by site
     assert page.count(" | PPCMI-SF as published | ") == 2
-    chosen = "U-Net, all data pooled 0.001; U-Net, all data pooled (`dynunet`) 0.002."
+    chosen = "U-Net, all data pooled 0.001; DynUNet, all data pooled 0.002."
     assert f"Learning rates that validation chose of 0.001, 0.002: {chosen}" in page
+
+
+def test_the_page_says_whose_the_points_are_that_ours_is_below(tmp_path: Path) -> None:
+    one = plan(settings=TINY | {"baselines.methods": [POOLED, "fedavg"]})
+    write_run(one, tmp_path, {"ppcmi": 0.0, "ppcmi_float32": 0.1, POOLED: 0.02, "fedavg": 0.02})
+    result = collect("name", one, tmp_path, [], quiet)
+    methods = result["runs"][0]["methods"]
+    for site, subject, images, dice, *others in methods["ppcmi"]["scores"]:
+        # Two sites of six subjects: a point and a half of each that is below, nine more of one.
+        gap = 0.0 if subject == "s5" else 0.015 + 0.09 * ((site, subject) == ("b", "s3"))
+        row = [site, subject, images, [dice[0] + gap], *others]
+        methods[POOLED]["scores"][
+            methods["ppcmi"]["scores"].index([site, subject, images, dice, *others])
+        ] = row
+    methods["fedavg"]["scores"] = [
+        [site, subject, images, [dice[0] + 0.009], *others]
+        for site, subject, images, dice, *others in methods["ppcmi"]["scores"]
+    ]
+    said = [line for line in tables.page([result]).splitlines() if line.startswith("Ours less")]
+    assert said == [
+        "Ours less U-Net, all data pooled in `one`: -2.0 points, of which -0.9 by one subject, s3 of b; ours is"
+        " below it at 10 of 12 subjects."
+    ]
+
+
+def test_parts_of_subjects_sum_to_the_mean_over_seeds() -> None:
+    # A subject under two seeds, a site without images under one of them.
+    rows = {0: [["a", "x", 3], ["a", "y", 1], ["b", "x", 2]], 1: [["a", "x", 2]]}
+    held, values = Held.of(rows), np.array([0.4, 0.8, 0.1, 0.6])
+    parts = held.parts(values)
+    assert held.names == ["x", "y", "x"]
+    assert parts.tolist() == pytest.approx([(0.3 + 0.6) / 4, 0.2 / 4, 0.1 / 2])
+    assert parts.sum() == pytest.approx(held.mean(values[:, None])[0])
 
 
 def test_the_page_says_which_baselines_have_other_rates(tmp_path: Path) -> None:
@@ -478,9 +510,10 @@ def test_rows_show_every_method(tmp_path: Path) -> None:
         "ppcmi_float32": truth,
     }
     np.savez(tmp_path / "examples.npz", **arrays)
-    draw_rows(tmp_path, 2, tmp_path / "one.png")
+    record = {"dataset": {"classes": 2}, "settings": {}}
+    draw_rows(tmp_path, record, tmp_path / "one.png")
     np.savez(tmp_path / "examples.npz", **arrays, fedavg=np.roll(truth, 3, 2))
-    draw_rows(tmp_path, 2, tmp_path / "two.png")
+    draw_rows(tmp_path, record, tmp_path / "two.png")
     with Image.open(tmp_path / "one.png") as one, Image.open(tmp_path / "two.png") as two:
         assert one.height == two.height and two.width > 1.3 * one.width
 

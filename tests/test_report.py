@@ -12,15 +12,24 @@ import numpy as np
 import pytest
 from fabricated_run import SITES, add_measures, make_examples, make_history, make_metrics, make_run
 
+from ppcmi_fast.baselines.architectures import ARCHITECTURES
 from ppcmi_fast.errors import RunError
+from ppcmi_fast.federation.sections import BaselineConfig
 from ppcmi_fast.report import words
 
 pytest.importorskip("matplotlib")
 pytest.importorskip("jinja2")
 
 from ppcmi_fast.report import figures, write_report
-from ppcmi_fast.report.html import headline
-from ppcmi_fast.report.runfolder import Examples, load_examples, load_metrics, method_order
+from ppcmi_fast.report.html import effort_table, headline
+from ppcmi_fast.report.runfolder import (
+    NETWORK_TITLES,
+    Examples,
+    load_examples,
+    load_metrics,
+    method_order,
+    method_title,
+)
 from ppcmi_fast.report.scores import (
     FORMER_POLICY,
     class_tables,
@@ -309,6 +318,18 @@ def test_headline_numbers() -> None:
     assert cards["against the pooled U-Net"] == "−2.0 points"
     assert cards["payload an image"] == "14.8 KB"
     assert cards["whole run"] == "21 min 00 s"
+
+
+def test_methods_are_named_by_their_network() -> None:
+    metrics = make_metrics()
+    metrics["config"]["baselines"] = {"architecture": "attention_unet"}
+    titles = [title for title, _ in effort_table(metrics).rows]
+    assert "Attention U-Net, all data pooled" in titles and "PPCMI (ours)" in titles
+    cards = {card.label: card.note for card in headline(metrics)}
+    assert cards["against the pooled Attention U-Net"].startswith("that Attention U-Net: ")
+    assert method_title("fedavg", {"baselines": {"architecture": "segresnet"}}) == "FedAvg of the SegResNet"
+    assert method_title("fedavg", {}) == "FedAvg of the U-Net"
+    assert set(NETWORK_TITLES) == {*ARCHITECTURES} - {BaselineConfig().architecture}
 
 
 def test_method_order_keeps_ours_first() -> None:

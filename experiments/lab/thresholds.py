@@ -87,7 +87,7 @@ def measure(run: RestoredRun) -> dict[str, Any]:
     entries: dict[str, Any] = {}
     for method in (OURS, *(name for name in U_NETS if name in run.config.baselines.methods)):
         plain = likelihoods(run, method)
-        title = method_title(method)
+        title = method_title(method, run.config.model_dump())
         answers = {
             f"{title}, likeliest class": plain,
             f"{title}, thresholds": at_chosen_thresholds(run, plain),

@@ -88,7 +88,7 @@ def table(
     from ppcmi_fast.experiments.figures import draw, draw_rows
     from ppcmi_fast.experiments.plan import load_plan
     from ppcmi_fast.experiments.records import read_records, write_records
-    from ppcmi_fast.experiments.tables import variants_of
+    from ppcmi_fast.experiments.variants import variants_of
     from ppcmi_fast.federation.runfolder import has_results
 
     figures = docs / "figures"
@@ -104,8 +104,7 @@ def table(
         example = runs / first.name / f"seed-{first.seeds[0]}"
         # Pictures are drawn where the run is, once it is finished; else those of before stay.
         if result["rows"] and has_results(example):
-            classes = first.records[0]["dataset"]["classes"]
-            draw_rows(example, classes, figures / f"experiment_{path.stem}_rows.png")
+            draw_rows(example, first.records[0], figures / f"experiment_{path.stem}_rows.png")
         typer.echo(f"kept {record}")
     _write_page(docs)
 

@@ -29,7 +29,7 @@ def results_table(metrics: dict[str, Any]) -> Table:
         scores = methods[name]
         dice = scores.get("dice", {})
         table.add_row(
-            method_title(name),
+            method_title(name, metrics.get("config", {})),
             words.decimal(dice.get("mean"), 3),
             *(words.decimal(dice.get("site", {}).get(site), 3) for site in sites),
             words.decimal(scores.get("hd95", {}).get("mean"), 2),

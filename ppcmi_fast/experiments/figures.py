@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ppcmi_fast.errors import ConfigError
-from ppcmi_fast.experiments.tables import DICE, Variant, variants_of
+from ppcmi_fast.experiments.variants import DICE, Variant, variants_of
 from ppcmi_fast.report.figures import class_colour, image_dice
 from ppcmi_fast.report.runfolder import Examples, load_examples, method_order, method_title
 
@@ -58,7 +58,7 @@ def draw(result: dict[str, Any], path: Path) -> None:
         variants = [variant for variant in variants_of(result) if method in variant.methods]
         variants.sort(key=lambda variant: _x(variant, plan["x"]))
         x = [_x(variant, plan["x"]) for variant in variants]
-        axes.plot(x, [v.mean(method)[DICE] for v in variants], marker="o", label=method_title(method))
+        axes.plot(x, [v.mean(method)[DICE] for v in variants], marker="o", label=variants[0].title(method))
         intervals = [v.held.interval(v.dice(method)) for v in variants]
         known = [pair for pair in intervals if pair is not None]
         if known and len(known) == len(intervals):
@@ -71,12 +71,12 @@ def draw(result: dict[str, Any], path: Path) -> None:
     _save(figure, path)
 
 
-def draw_rows(run: Path, classes: int, path: Path) -> None:
+def draw_rows(run: Path, record: dict[str, Any], path: Path) -> None:
     """Examples of a run, a row an image: the truth, and every method's contours with their Dice.
 
     Args:
         run: its folder, with examples.npz.
-        classes: with the background.
+        record: of it.
         path: PNG to write.
 
     Raises:
@@ -85,6 +85,7 @@ def draw_rows(run: Path, classes: int, path: Path) -> None:
     examples = load_examples(run / "examples.npz")
     if examples is None:
         raise ConfigError(f"{run}: expected examples.npz to draw rows from, found none; run it again")
+    classes = record["dataset"]["classes"]
     methods = [name for name in method_order(list(examples.methods)) if name != "ppcmi_float32"]
     numbers = _chosen(examples)
     figure = _new_figure(1.5 * (1 + len(methods)), 1.62 * len(numbers))
@@ -97,7 +98,8 @@ def draw_rows(run: Path, classes: int, path: Path) -> None:
             answer = examples.methods[name][number]
             _panel(axes, examples.images[number], answer, truth, classes)
             axes.set_xlabel(f"{image_dice(answer, truth, classes):.2f}", fontsize=8, labelpad=1)
-    for axes, title in zip(grid[0], ["truth", *map(method_title, methods)], strict=True):
+    titles = ["truth", *(method_title(name, record["settings"]) for name in methods)]
+    for axes, title in zip(grid[0], titles, strict=True):
         axes.set_title(_wrapped(title), fontsize=8)
     _save(figure, path, dpi=80)
 

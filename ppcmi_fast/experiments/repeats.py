@@ -185,7 +185,7 @@ def repeats_of(result: dict[str, Any]) -> list[str]:
             if not entries or (name, seed, facts["seconds"]) in told:
                 continue
             told.add((name, seed, facts["seconds"]))
-            title = method_title(name) + ("" if variant == first else f" of `{variant}`")
+            title = method_title(name, record["settings"]) + ("" if variant == first else f" of `{variant}`")
             changed = [f"{entry['dice']:.3f}" for entry in entries if entry["largest_difference"] != 0]
             if changed:
                 other[f"{title} (seed {seed}) {', '.join(changed)}"] = None

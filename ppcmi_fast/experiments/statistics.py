@@ -27,6 +27,7 @@ class Held:
         seed, site, subject: numbers, one an entry: a subject under a seed; two sites' subjects of one name are two.
         images: of each entry.
         site_of: site of each subject.
+        names: of the subjects, unique within a site.
         sites: their names.
     """
 
@@ -35,6 +36,7 @@ class Held:
     subject: Integers
     images: Floats
     site_of: Integers
+    names: list[str]
     sites: list[str]
 
     @classmethod
@@ -51,6 +53,7 @@ class Held:
             np.array([number[site, subject] for _, site, subject in keys]),
             np.array([row[2] for found in rows.values() for row in found], dtype=np.float64),
             np.array([sites.index(site) for site, _ in subjects]),
+            [name for _, name in subjects],
             sites,
         )
 
@@ -102,6 +105,12 @@ class Held:
         tail = 100 * (1 - CONFIDENCE) / 2
         low, high = np.percentile(estimates, [tail, 100 - tail])
         return [float(low), float(high)]
+
+    def parts(self, values: Floats) -> Floats:
+        """What each subject adds to the mean of [E]: [K], which sum to it."""
+        alone = np.eye(len(self.site_of))[self.subject] * values[:, None]
+        parts: Floats = self.mean(alone)
+        return parts
 
     def subject_means(self, values: Floats) -> Floats:
         """Mean over each subject's images under all seeds; [E] to [K]."""

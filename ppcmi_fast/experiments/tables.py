@@ -3,31 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ppcmi_fast.experiments.effort import Effort, comparison_of
-from ppcmi_fast.experiments.records import (
-    MEASURES,
-    OURS,
-    SUBJECT_COLUMNS,
-    read_records,
-    subjects_of,
-    threshold_rule,
-)
+from ppcmi_fast.experiments.records import OURS, read_records, subjects_of, threshold_rule
 from ppcmi_fast.experiments.repeats import repeats_of
-from ppcmi_fast.experiments.statistics import Difference, Floats, Held, differences
+from ppcmi_fast.experiments.shortfalls import shortfalls_of
+from ppcmi_fast.experiments.statistics import Difference, Floats, differences
+from ppcmi_fast.experiments.variants import DICE, HD95, IOU, Variant, variants_of
 from ppcmi_fast.federation.calibration import RULE
-from ppcmi_fast.federation.sections import UNET_METHODS, BaselineConfig
+from ppcmi_fast.federation.sections import UNET_METHODS
 from ppcmi_fast.report.runfolder import method_title
 from ppcmi_fast.report.words import p_value, processor, size
-
-LEVEL = 0.05
-DICE, IOU, HD95 = range(len(MEASURES))
 
 HEAD = """# Experiments
 
@@ -45,88 +35,6 @@ the likeliest class ([what thresholds would give them](lab.md)). *Sent in traini
 exchange to train; *an image* is a query and its reply; minutes are of training, all sites together in one
 process, on machines that did other things as well.
 """
-
-
-@dataclass(frozen=True)
-class Variant:
-    """The records of one variant, a seed each, and what they come to."""
-
-    name: str
-    records: Sequence[dict[str, Any]]
-
-    @property
-    def methods(self) -> list[str]:
-        """Those that every record has."""
-        first, *others = (record["methods"] for record in self.records)
-        return [name for name in first if all(name in other for other in others)]
-
-    @property
-    def seeds(self) -> list[int]:
-        """Of the records."""
-        return [record["seed"] for record in self.records]
-
-    @cached_property
-    def held(self) -> Held:
-        """Who was held out, the same for every method."""
-        return Held.of(
-            {record["seed"]: next(iter(record["methods"].values()))["scores"] for record in self.records}
-        )
-
-    def scores(self, method: str) -> Floats:
-        """[E, measures, classes]."""
-        return np.array(
-            [row[SUBJECT_COLUMNS:] for record in self.records for row in record["methods"][method]["scores"]],
-            dtype=np.float64,
-        )
-
-    def dice(self, method: str) -> Floats:
-        """Mean over classes, [E]."""
-        mean: Floats = self.scores(method)[:, DICE].mean(1)
-        return mean
-
-    def site_dice(self, method: str) -> Floats:
-        """Mean of each of `held.sites`."""
-        return self.held.site_means(self.dice(method)[:, None])[:, 0]
-
-    def mean(self, method: str) -> Floats:
-        """Of each measure."""
-        return self.held.mean(self.scores(method).mean(2))
-
-    def fact(self, method: str, name: str) -> float:
-        """Mean over seeds of what the run noted."""
-        return float(np.mean([record["methods"][method][name] for record in self.records]))
-
-    def against(self, method: str) -> dict[str, Difference]:
-        """One method less each of the others."""
-        others = {name: self.dice(name) for name in self.methods if name != method}
-        return differences(self.held, self.dice(method), others)
-
-    @cached_property
-    def best(self) -> set[str]:
-        """The best Dice, and what cannot be told from it."""
-        top = max(self.methods, key=lambda name: self.mean(name)[DICE])
-        gaps = self.against(top)
-        # The smallest p that so few subjects can give, after Holm: above the level the test could find nothing.
-        blind = len(gaps) * 2.0 ** (1 - len(self.held.site_of)) >= LEVEL
-        return {top, *(name for name, gap in gaps.items() if _tied(gap, blind))}
-
-    @property
-    def payload(self) -> int:
-        """Bytes of a query and its reply."""
-        return int(sum(self.records[0]["payload_bytes"].values()))
-
-
-def _tied(gap: Difference, blind: bool) -> bool:
-    """Whether a method cannot be told from the best: by the test, or by the interval where the test is blind."""
-    if blind:
-        return gap.interval is not None and gap.interval[0] <= 0 <= gap.interval[1]
-    return gap.p is not None and gap.p >= LEVEL
-
-
-def variants_of(result: dict[str, Any]) -> list[Variant]:
-    """In the order of the plan."""
-    names = dict.fromkeys(record["variant"] for record in result["runs"])
-    return [Variant(name, [r for r in result["runs"] if r["variant"] == name]) for name in names]
 
 
 def _range(interval: list[float] | None, scale: float = 1, digits: int = 3) -> str:
@@ -153,14 +61,6 @@ def _count(parameters: float) -> str:
     return f"{parameters / 1e6:.2f} M" if parameters >= 1e5 else f"{parameters / 1e3:.1f} k"
 
 
-def _title(method: str, record: dict[str, Any]) -> str:
-    """A method's name, with its network's where that is not the residual U-Net."""
-    usual = BaselineConfig().architecture
-    architecture = record["settings"]["baselines"].get("architecture", usual)
-    of_another = method in UNET_METHODS and architecture != usual
-    return method_title(method) + (f" (`{architecture}`)" if of_another else "")
-
-
 def _main_rows(variant: Variant, named: bool) -> list[list[str]]:
     gaps = variant.against(OURS) if OURS in variant.methods else {}
     rows = []
@@ -171,7 +71,7 @@ def _main_rows(variant: Variant, named: bool) -> list[list[str]]:
         rows.append(
             [
                 *([variant.name] if named else []),
-                _title(name, variant.records[0]),
+                variant.title(name),
                 shown,
                 _range(variant.held.interval(variant.dice(name))),
                 *_points(gaps.get(name)),
@@ -198,10 +98,7 @@ def _main_table(variants: Sequence[Variant], unit: str) -> list[str]:
 
 def _parts_table(variant: Variant, names: Sequence[str], columns: dict[str, Floats]) -> list[str]:
     head = ["Dice", *names]
-    rows = [
-        [_title(name, variant.records[0]), *(f"{value:.3f}" for value in columns[name])]
-        for name in variant.methods
-    ]
+    rows = [[variant.title(name), *(f"{value:.3f}" for value in columns[name])] for name in variant.methods]
     return _table(head, rows)
 
 
@@ -298,7 +195,8 @@ def _learning_rates(result: dict[str, Any]) -> list[str]:
         for name in UNET_METHODS:
             if name in record["methods"]:
                 rate = record["methods"][name]["learning_rate"]
-                found.setdefault(tried, {}).setdefault(_title(name, record), set()).add(rate)
+                title = method_title(name, record["settings"])
+                found.setdefault(tried, {}).setdefault(title, set()).add(rate)
     lines = []
     for tried in sorted(found, key=lambda tried: not tried):
         methods = found[tried]
@@ -363,6 +261,7 @@ def section(result: dict[str, Any]) -> str:
             if len(classes) > 1:
                 lines += [f"By class, `{variant.name}`:", "", *_by_class(variant, classes)]
     lines += [
+        *shortfalls_of(variants),
         *_kept_by_codes(variants),
         *_learning_rates(result),
         *repeats_of(result),

@@ -10,7 +10,7 @@ from typing import Any
 
 from ppcmi_fast.errors import RunError
 from ppcmi_fast.report import figures, words
-from ppcmi_fast.report.runfolder import RunFolder, load_run, method_order, method_title
+from ppcmi_fast.report.runfolder import RunFolder, load_run, method_order, method_title, network_title
 from ppcmi_fast.report.scores import (
     Table,
     class_tables,
@@ -42,7 +42,7 @@ def effort_table(metrics: dict[str, Any]) -> Table:
         method = methods[name]
         rows.append(
             (
-                method_title(name),
+                method_title(name, metrics.get("config", {})),
                 [
                     words.integer(method.get("images_seen")),
                     words.duration(method.get("seconds")),
@@ -66,12 +66,16 @@ def headline(metrics: dict[str, Any]) -> list[Card]:
         cards.append(Card("Dice, ours", f"{ours:.3f}", f"{note}; 95 % interval {span}" if span else note))
     for name, label in (
         ("unet_local", "against each site alone"),
-        ("unet_centralised", "against the pooled U-Net"),
+        ("unet_centralised", f"against the pooled {network_title(config)}"),
     ):
         other = words.mean_dice(metrics, name)
         if ours is not None and other is not None:
             cards.append(
-                Card(label, f"{words.signed(100 * (ours - other))} points", f"that U-Net: {other:.3f}")
+                Card(
+                    label,
+                    f"{words.signed(100 * (ours - other))} points",
+                    f"that {network_title(config)}: {other:.3f}",
+                )
             )
     payload = metrics.get("payload_bytes", {})
     up, down = words.number(payload.get("up")), words.number(payload.get("down"))
@@ -122,17 +126,18 @@ def render(run: RunFolder) -> str:
     except ImportError as error:
         raise RunError(f"the report needs jinja2: {figures.CURE}") from error
     metrics = run.metrics
+    config = metrics.get("config", {})
     names = method_order(list(metrics["methods"]))
-    titles = {name: method_title(name) for name in names}
+    titles = {name: method_title(name, config) for name in names}
     dataset = metrics["dataset"]
     classes = int(dataset.get("classes", 2))
-    shown = [(name, method_title(name)) for name in SHOWN]
+    shown = [(name, method_title(name, config)) for name in SHOWN]
     rows = figures.example_rows(run.examples, classes, shown) if run.examples is not None else {}
     curves = [
-        (method_title(chart), figures.learning_curve(method_title(chart), stages))
+        (title, figures.learning_curve(title, stages))
         for chart, stages in figures.group_stages(run.history).items()
+        for title in [method_title(chart, config)]
     ]
-    config = metrics.get("config", {})
     loader = jinja2.FileSystemLoader(Path(__file__).parent)
     template = jinja2.Environment(
         loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True

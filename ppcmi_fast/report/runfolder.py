@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import zipfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,11 +33,24 @@ METHOD_TITLES = {
     "published_no_skips": "PPCMI-SF without skips",
 }
 _ORDER = tuple(METHOD_TITLES)
+U_NET = "U-Net"
+NETWORK_TITLES = {
+    "attention_unet": "Attention U-Net",
+    "segresnet": "SegResNet",
+    "dynunet": "DynUNet",
+    "unet_batch_norm": "U-Net with batch norms",
+    "dynunet_batch_norm": "DynUNet with batch norms",
+}
 
 
-def method_title(name: str) -> str:
-    """The name of a method as readers see it; an unknown name stays as it is."""
-    return METHOD_TITLES.get(name, name.replace("_", " "))
+def network_title(settings: Mapping[str, Any]) -> str:
+    """The name of the network of a run's baselines, "U-Net" where its settings name no other."""
+    return NETWORK_TITLES.get(settings.get("baselines", {}).get("architecture"), U_NET)
+
+
+def method_title(name: str, settings: Mapping[str, Any]) -> str:
+    """The name of a method of a run with these settings as readers see it; an unknown name stays as it is."""
+    return METHOD_TITLES.get(name, name.replace("_", " ")).replace(U_NET, network_title(settings))
 
 
 def method_order(names: list[str]) -> list[str]:

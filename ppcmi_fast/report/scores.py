@@ -98,7 +98,7 @@ def score_tables(metrics: dict[str, Any]) -> list[Table]:
         digits = _digits(measure)
         rows = [
             (
-                method_title(name),
+                method_title(name, metrics.get("config", {})),
                 [words.with_interval(score, digits), *(words.decimal(value, digits) for value in row[1:])],
             )
             for name, score, row in zip(names, scores, values, strict=True)
@@ -130,7 +130,7 @@ def _means(
     values = [[words.number(score.get("mean")) for score in row] for row in scores]
     rows = [
         (
-            method_title(name),
+            method_title(name, metrics.get("config", {})),
             [_two_lines(score, _digits(measure)) for measure, score in zip(known, row, strict=True)],
         )
         for name, row in zip(names, scores, strict=True)
@@ -166,7 +166,10 @@ def class_tables(metrics: dict[str, Any]) -> list[Table]:
             continue
         values = [[words.number(score.get(site, {}).get(label)) for site, label in keys] for score in scores]
         rows = [
-            (method_title(name), [words.decimal(value, _digits(measure)) for value in row])
+            (
+                method_title(name, metrics.get("config", {})),
+                [words.decimal(value, _digits(measure)) for value in row],
+            )
             for name, row in zip(names, values, strict=True)
         ]
         columns = [f"{site}, class {label}" for site, label in keys]
@@ -202,7 +205,7 @@ def comparison_rows(metrics: dict[str, Any]) -> list[Comparison]:
         span = words.interval(row, digits)
         found.append(
             Comparison(
-                method_title(str(row.get("b", ""))),
+                method_title(str(row.get("b", "")), metrics.get("config", {})),
                 _title(row["measure"], metrics),
                 f"{sign} ({span})" if span else sign,
                 words.p_value(p),
