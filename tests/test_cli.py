@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shlex
 import signal
@@ -15,6 +16,7 @@ from typing import Any
 
 import pytest
 from fabricated_run import make_metrics, make_run
+from rich.console import Console
 from typer.testing import CliRunner, Result
 
 from ppcmi_fast import environment as env
@@ -359,10 +361,24 @@ def test_bench_klt_writes_its_figures(tmp_path: Path) -> None:
 
 
 def test_table_has_a_column_for_each_site() -> None:
-    table = results_table(make_metrics(unit="px"))
+    table = results_table(make_metrics(unit="px"), 80)
     heads = [str(column.header) for column in table.columns]
     assert heads == ["method", "Dice", "north", "south", "west", "HD95 px", "ASD px"]
     assert table.row_count == 4
+
+
+@pytest.mark.parametrize(("width", "sites"), [(200, True), (80, True), (60, False)])
+def test_narrow_terminals_cut_no_number(width: int, sites: bool) -> None:
+    metrics = make_metrics(unit="px")
+    for scores in metrics["methods"].values():
+        dice = scores["dice"]["site"]
+        dice["east"] = dice["north"]
+    console = Console(width=width, record=True, file=io.StringIO())
+    console.print(results_table(metrics, width))
+    text = console.export_text()
+    means = [f"{scores['dice']['mean']:.3f}" for scores in metrics["methods"].values()]
+    assert all(mean in text for mean in means) and "…" not in text
+    assert ("east" in text) == sites and ("Dice of each of 4 sites: report.html" in text) != sites
 
 
 def test_environment_explains_numbers_and_names_no_place() -> None:

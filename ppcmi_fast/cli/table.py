@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -12,19 +14,30 @@ from rich.text import Text
 from ppcmi_fast.report import words
 from ppcmi_fast.report.runfolder import method_order, method_title
 
+# Columns that methods' names get at least.
+METHOD_WIDTH = 16
 
-def results_table(metrics: dict[str, Any]) -> Table:
-    """Methods x (mean Dice, Dice of each site, HD95, ASD)."""
+
+def results_table(metrics: dict[str, Any], width: int) -> Table:
+    """Methods x (mean Dice, Dice of each site, HD95, ASD); without the sites where they are wider than `width`."""
+    scores = metrics["methods"].values()
+    sites = sorted({site for method in scores for site in method.get("dice", {}).get("site", {})})
+    table = _table(metrics, sites)
+    if Console(width=10_000).measure(table).minimum > width:
+        table = _table(metrics, [])
+        table.caption, table.caption_justify = f"Dice of each of {len(sites)} sites: report.html", "left"
+    return table
+
+
+def _table(metrics: dict[str, Any], sites: Sequence[str]) -> Table:
     methods: dict[str, dict[str, Any]] = metrics["methods"]
-    sites = sorted({site for scores in methods.values() for site in scores.get("dice", {}).get("site", {})})
     unit = words.unit(metrics)
     table = Table(title=f"{metrics['dataset'].get('name', 'run')}: held-out subjects", title_justify="left")
-    table.add_column("method", no_wrap=True)
-    table.add_column("Dice", justify="right", style="bold")
-    for site in sites:
-        table.add_column(Text(site), justify="right")
-    table.add_column(f"HD95 {unit}", justify="right")
-    table.add_column(f"ASD {unit}", justify="right")
+    # In a narrow terminal names are wrapped: a number that is cut reads as another.
+    table.add_column("method", min_width=METHOD_WIDTH)
+    for heading in ("Dice", *sites, f"HD95 {unit}", f"ASD {unit}"):
+        table.add_column(Text(heading), justify="right", no_wrap=True, min_width=cell_len(heading))
+    table.columns[1].style = "bold"
     for name in method_order(list(methods)):
         scores = methods[name]
         dice = scores.get("dice", {})
@@ -41,7 +54,7 @@ def results_table(metrics: dict[str, Any]) -> Table:
 def print_results(console: Console, metrics: dict[str, Any], paths: list[Path]) -> None:
     """Print the table, payload, latency, time, and where the files are."""
     console.print()
-    console.print(results_table(metrics))
+    console.print(results_table(metrics, console.width))
     lines = []
     payload = metrics.get("payload_bytes", {})
     if payload:
