@@ -27,6 +27,12 @@ QUESTIONS = {
         " their likeliest class. Here sites choose thresholds for these as well, by the same rule; points are the"
         " difference from the line above.",
     ),
+    "sizes": (
+        "Size of what is to be found",
+        "Images in which something is to be found, in order of its area, all sites' together, in thirds; means are over"
+        " the sites that have images in a third. All answer by the likeliest class; points are the difference from ours"
+        " on the same images.",
+    ),
     "refinement": (
         "Refinement at the site",
         "A small convolutional network at the site sees the image and the server's answer and changes the answer. It is"

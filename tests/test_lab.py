@@ -14,6 +14,7 @@ import mask_weights
 import pytest
 import refinement
 import restored
+import sizes
 import thresholds
 import torch
 from tiny_runs import tiny_config
@@ -23,6 +24,7 @@ from ppcmi_fast.data.phantom import write_phantom
 from ppcmi_fast.federation.calibration import THRESHOLDS
 from ppcmi_fast.federation.evaluate import at_threshold, class_maps
 from ppcmi_fast.federation.run import federate
+from ppcmi_fast.report.runfolder import method_title
 
 
 def rewrite(path: Path, old: str, new: str) -> None:
@@ -151,6 +153,38 @@ def test_weights_are_measured_without_training(run: Path, results: Path) -> None
     assert "| name/ours, seed 0, 32 x 32 | 2 bits, 0.7 and 1.75 |" in make.page({"mask_weights": found})
     with pytest.raises(SystemExit):
         restored.command(mask_weights.measure, "mask_weights", "", arguments=[str(run), "--steps", "3"])
+
+
+def test_thirds_hold_each_image_with_something_in_it_once(run: Path) -> None:
+    found = restored.RestoredRun.load(run)
+    for part in ("val", "test"):
+        thirds = sizes.thirds(found, part)
+        assert list(thirds) == list(sizes.THIRDS)
+        for site, data in found.sites.items():
+            own = sizes.areas(data[part].masks)
+            chosen = torch.cat([inside[site] for inside in thirds.values() if site in inside])
+            assert chosen.sort().values.tolist() == (own > 0).nonzero()[:, 0].tolist()
+        ends = [
+            [f(sizes.areas(found.sites[s][part].masks)[n]) for s, n in inside.items()]
+            for inside in thirds.values()
+            for f in (torch.amin, torch.amax)
+        ]
+        smallest, largest = [min(e) for e in ends[::2]], [max(e) for e in ends[1::2]]
+        assert all(high < low for high, low in zip(largest, smallest[1:], strict=False))
+
+
+def test_sizes_compare_methods_on_the_same_images(run: Path, results: Path) -> None:
+    assert restored.command(sizes.measure, "sizes", "", arguments=[str(run)]) == 0
+    found = json.loads((results / "sizes.json").read_text())
+    methods = found["name/ours, seed 0"]["methods"]
+    titles = ["PPCMI (ours)", *(method_title(name, {}) for name in thresholds.U_NETS)]
+    assert [name.rsplit("), ")[1] for name in methods] == titles * 3
+    for first in range(0, len(methods), len(titles)):
+        base, *others = list(methods.values())[first : first + len(titles)]
+        for other in others:
+            assert other["points"] == pytest.approx(100 * (other["dice"] - base["dice"]))
+    assert all(0 <= entry["validation"] <= 1 for entry in methods.values())
+    assert "the smallest third (" in make.page({"sizes": found})
 
 
 def test_answers_are_rounded_as_their_codes_are() -> None:

@@ -1,0 +1,90 @@
+"""How does the size of what is to be found bear on ours and on the U-Nets that it is compared with?
+
+    python experiments/lab/sizes.py runs/experiments/pooled_networks/attention-unet/seed-0
+
+It takes a finished run of ours and baselines. Its validation images and its held-out ones in which there is something
+to be found are put in order of that area, those of all sites together, and divided into thirds. Nothing is trained, and
+all answers are the likeliest class.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+from restored import RestoredRun, command
+from thresholds import OURS, U_NETS, Scores, likelihoods
+from torch import Tensor
+
+from ppcmi_fast.data.arrays import Arrays
+from ppcmi_fast.report.runfolder import method_title
+
+THIRDS = ("smallest", "middle", "largest")
+
+
+def areas(masks: Tensor) -> Tensor:
+    """Of all classes but the background in pixels, int64 [N]."""
+    return (masks > 0).sum((1, 2))
+
+
+def thirds(run: RestoredRun, part: str) -> dict[str, Scores]:
+    """Numbers of each site's images of a part, by third and site; sites that have none in a third are left out.
+
+    Images of equal area are of the same third, so thirds may differ in size; one without an image is left out.
+    """
+    known = {site: areas(data[part].masks) for site, data in run.sites.items()}
+    every = torch.cat(list(known.values()))
+    edges = every[every > 0].double().quantile(torch.tensor([1 / 3, 2 / 3], dtype=torch.float64))
+    found: dict[str, Scores] = {}
+    for number, third in enumerate(THIRDS):
+        inside = {
+            site: ((own > 0) & (torch.bucketize(own.double(), edges) == number)).nonzero()[:, 0]
+            for site, own in known.items()
+        }
+        found[third] = {site: chosen for site, chosen in inside.items() if len(chosen)}
+    return {third: inside for third, inside in found.items() if inside}
+
+
+def some_of(data: Arrays, chosen: Tensor) -> Arrays:
+    """The images of these numbers."""
+    spacing = None if data.spacing is None else data.spacing[chosen]
+    records = [data.records[number] for number in chosen.tolist()]
+    return Arrays(data.images[chosen], data.masks[chosen], records, spacing, data.modality)
+
+
+def with_only(run: RestoredRun, part: str, chosen: Mapping[str, Tensor]) -> RestoredRun:
+    """The run with these images of a part alone."""
+    return replace(
+        run, sites={site: {part: some_of(run.sites[site][part], own)} for site, own in chosen.items()}
+    )
+
+
+def measure(run: RestoredRun) -> dict[str, Any]:
+    """Dice of each method on the thirds, the smallest first."""
+    names = (OURS, *(name for name in U_NETS if name in run.config.baselines.methods))
+    settings = run.config.model_dump()
+    found = {method_title(name, settings): likelihoods(run, name) for name in names}
+    validation, test = thirds(run, "val"), thirds(run, "test")
+    entries: dict[str, Any] = {}
+    for third, chosen in test.items():
+        held_out = with_only(run, "test", chosen)
+        sizes = torch.cat([areas(data["test"].masks) for data in held_out.sites.values()])
+        label = f"the {third} third ({len(sizes)} images of {sizes.min()} to {sizes.max()} pixels)"
+        answers = {
+            f"{label}, {title}": {site: scores["test"][site][own] for site, own in chosen.items()}
+            for title, scores in found.items()
+        }
+        for name, entry in held_out.compared(answers, next(iter(answers))).items():
+            entries[name] = entry | {"seconds": 0.0}
+        others = with_only(run, "val", validation[third])
+        for title, scores in found.items():
+            own = {site: scores["val"][site][numbers] for site, numbers in validation[third].items()}
+            entries[f"{label}, {title}"]["validation"] = others.validation(own)
+    return entries
+
+
+if __name__ == "__main__":
+    sys.exit(command(measure, __file__, __doc__))
