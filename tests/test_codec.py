@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from ppcmi_fast.codec import CodecLearner, ImageCodec, LinearMaskCodec, MaskAutoencoder
 from ppcmi_fast.codec.learner import soft_dice_loss
@@ -137,9 +138,20 @@ def test_a_codec_is_trained_for_the_noise_of_its_bits() -> None:
 
 def test_soft_dice_of_right_and_wrong() -> None:
     _, masks = discs(2)
-    right = torch.nn.functional.one_hot(masks, 2).movedim(-1, 1).float()
+    right = F.one_hot(masks, 2).movedim(-1, 1).float()
     assert soft_dice_loss(right, masks) < 1e-6
     assert soft_dice_loss(1 - right, masks) > 0.99
+
+
+def test_each_image_counts_alike_or_each_pixel_does() -> None:
+    masks = torch.zeros(2, 32, 32, dtype=torch.int64)
+    masks[0, :16], masks[1, :2, :2] = 1, 1
+    scores = F.one_hot(masks, 2).movedim(-1, 1).float()
+    # Of the small structure, four pixels of 516, nothing is found.
+    scores[1, 0], scores[1, 1] = 1, 0
+    assert float(soft_dice_loss(scores, masks)) == pytest.approx(4 / 1029, abs=1e-6)
+    each = float(soft_dice_loss(scores, masks, each_image=True))
+    assert each == pytest.approx((0 + 1 - 1 / (4 + 1)) / 2)
 
 
 @pytest.mark.parametrize("value", [2, -1])

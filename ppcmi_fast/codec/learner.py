@@ -19,12 +19,14 @@ LatentNetwork = Callable[[dict[int, Tensor]], dict[int, Tensor]]
 NOISE = 0.1
 
 
-def soft_dice_loss(scores: Tensor, masks: Tensor) -> Tensor:
-    """1 - soft Dice over the batch, mean over foreground classes.
+def soft_dice_loss(scores: Tensor, masks: Tensor, *, each_image: bool = False) -> Tensor:
+    """1 - soft Dice, mean over foreground classes.
 
     Args:
         scores: float [N, classes, H, W] in 0..1.
         masks: int64 [N, H, W].
+        each_image: the mean of every image's own, which makes as much of a structure of a few pixels as of a large one,
+            and of nothing at all; otherwise over the batch as if it were one image.
 
     Raises:
         ValueError: a mask value that is no class of `scores`.
@@ -33,8 +35,9 @@ def soft_dice_loss(scores: Tensor, masks: Tensor) -> Tensor:
     check_labels("masks", masks, classes)
     truth = F.one_hot(masks, classes).movedim(-1, 1)[:, 1:].to(scores.dtype)
     guess = scores[:, 1:].clamp(0, 1)
-    overlap = (guess * truth).sum((0, 2, 3))
-    total = (guess + truth).sum((0, 2, 3))
+    pixels = (2, 3) if each_image else (0, 2, 3)
+    overlap = (guess * truth).sum(pixels)
+    total = (guess + truth).sum(pixels)
     return 1 - ((2 * overlap + 1) / (total + 1)).mean()
 
 
@@ -50,6 +53,7 @@ class CodecLearner(nn.Module):
         head: plain image latents -> mask code; None trains for reconstruction alone.
         reconstruction: weight of the image's mean absolute error.
         noise: RMS of what is added to the latents, for what they will suffer on the wire.
+        each_image: see `soft_dice_loss`.
     """
 
     def __init__(
@@ -59,10 +63,12 @@ class CodecLearner(nn.Module):
         head: nn.Module | None,
         reconstruction: float = 0.2,
         noise: float = NOISE,
+        *,
+        each_image: bool = False,
     ) -> None:
         super().__init__()
         self.image_codec, self.mask_codec, self.head = image_codec, mask_codec, head
-        self.reconstruction, self.noise = reconstruction, noise
+        self.reconstruction, self.noise, self.each_image = reconstruction, noise, each_image
 
     def loss(self, images: Tensor, masks: Tensor, generator: torch.Generator) -> Tensor:
         """Loss of a batch: images [N, 1, H, W] in 0..1, masks int64 [N, H, W]."""
@@ -75,16 +81,16 @@ class CodecLearner(nn.Module):
         if isinstance(self.mask_codec, MaskAutoencoder):
             probabilities = self.mask_codec.decode(targets).float().softmax(1)
             cross_entropy = F.nll_loss(probabilities.clamp_min(1e-7).log(), masks)
-            total = total + 0.5 * cross_entropy + 0.5 * soft_dice_loss(probabilities, masks)
+            dice = soft_dice_loss(probabilities, masks, each_image=self.each_image)
+            total = total + 0.5 * cross_entropy + 0.5 * dice
             targets = {scale: z.detach() for scale, z in targets.items()}
         if self.head is None:
             return total
         guess = self.head(latents)
         total = total + sum((F.mse_loss(guess[s].float(), z) for s, z in targets.items()), torch.zeros(()))
         if isinstance(self.mask_codec, LinearMaskCodec):
-            total = total + soft_dice_loss(
-                self.mask_codec.decode({s: z.float() for s, z in guess.items()}), masks
-            )
+            scores = self.mask_codec.decode({s: z.float() for s, z in guess.items()})
+            total = total + soft_dice_loss(scores, masks, each_image=self.each_image)
         return total
 
     @torch.no_grad()

@@ -84,7 +84,14 @@ def make_learner(config: RunConfig, classes: int, seed: int) -> CodecLearner:
         config.codec.head_width,
         blocks=HEAD_BLOCKS,
     )
-    learner = CodecLearner(image_codec, mask_codec, head, config.codec.reconstruction, latent_noise(config))
+    learner = CodecLearner(
+        image_codec,
+        mask_codec,
+        head,
+        config.codec.reconstruction,
+        latent_noise(config),
+        each_image=config.codec.dice == "image",
+    )
     device = choose_device(config.device)
     return learner.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
 

@@ -43,6 +43,7 @@ class CodecConfig(Section):
     all, in proportion to their training images, at least one each. Batches of split fine-tuning are divided alike.
     `scales`, `mask_block`, `mask_rank`: strides of the latents, edge of a block of mask codes and how many frequencies
     of it are kept. In a run on images under 96 pixels each has another default: (2, 4, 8), 4, and 8 of a block of 4.
+    `dice`: whether the Dice of the loss is that of each "image" or of a "batch", in which large structures count more.
     """
 
     sharing: Literal["averaged", "phantom", "local"] = "averaged"
@@ -53,6 +54,7 @@ class CodecConfig(Section):
     blocks: Positive = 2
     head_width: Positive = 48
     reconstruction: Annotated[float, Field(ge=0)] = 0.2
+    dice: Literal["image", "batch"] = "batch"
     rounds: Positive = 60
     local_steps: Positive = 12
     batch: Positive = 8
