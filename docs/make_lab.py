@@ -30,8 +30,9 @@ QUESTIONS = {
     "sizes": (
         "Size of what is to be found",
         "Images in which something is to be found, in order of its area, all sites' together, in thirds; means are over"
-        " the sites that have images in a third. All answer by the likeliest class; points are the difference from ours"
-        " on the same images.",
+        " the sites that have images in a third. Numbers and areas are of the held-out images; validation images have"
+        " thirds of their own. All answer by the likeliest class; points are the difference from ours on the same"
+        " images.",
     ),
     "refinement": (
         "Refinement at the site",
@@ -92,10 +93,11 @@ def page(results: dict[str, dict[str, Any]]) -> str:
     lines = [
         "# Tried on finished runs",
         "",
-        "Made by `python docs/make_lab.py` from `docs/results/lab/`; do not edit by hand. Ideas that are measured on"
-        " finished runs: one has earned its place in the package, the others are no part of it. Dice is the mean"
-        " over sites of the likeliest classes' on their images; points are the difference from the first line of a run,"
-        " with its 95 % bootstrap interval and the p of a signed-rank test over subjects."
+        "Made by `python docs/make_lab.py` from `docs/results/lab/`; do not edit by hand. Ideas and questions that are"
+        " measured on finished runs: one idea has earned its place in the package, the others are no part of it."
+        " Dice is the mean over sites of the likeliest classes' on their images; points are the difference from the"
+        " first line of a run, unless its section says another, with its 95 % bootstrap interval and the p of a"
+        " signed-rank test over subjects."
         " Runs have the names that the experiments' files gave them when they were measured.",
         "",
     ]

@@ -384,6 +384,14 @@ def test_other_architectures_are_refused_where_they_cannot_be(bench: Workbench) 
     for name in ("fedbn", "split_learning"):
         with pytest.raises(ConfigError, match='baselines.architecture: expected "unet" for'):
             METHODS[name](other)
+    norms = RunConfig.build(
+        {"data": ".", "baselines": {"architecture": "unet_batch_norm", "methods": ["fedbn"]}}
+    )
+    assert norms.baselines.architecture == "unet_batch_norm"
+    with pytest.raises(ConfigError, match='expected "unet" for split_learning, got "unet_batch_norm"; leave'):
+        RunConfig.build(
+            {"data": ".", "baselines": norms.baselines.model_dump() | {"methods": ["split_learning"]}}
+        )
     with pytest.raises(ConfigError, match='expected "unet" for fedbn, got "dynunet"; leave'):
         RunConfig.build(
             {"data": ".", "baselines": {"architecture": "dynunet", "methods": ["fedavg", "fedbn"]}}

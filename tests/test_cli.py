@@ -367,18 +367,23 @@ def test_table_has_a_column_for_each_site() -> None:
     assert table.row_count == 4
 
 
-@pytest.mark.parametrize(("width", "sites"), [(200, True), (80, True), (60, False)])
-def test_narrow_terminals_cut_no_number(width: int, sites: bool) -> None:
+@pytest.mark.parametrize(("width", "missing"), [(200, 0), (80, 0), (60, 1), (40, 2)])
+def test_narrow_terminals_cut_no_number(width: int, missing: int) -> None:
     metrics = make_metrics(unit="px")
     for scores in metrics["methods"].values():
         dice = scores["dice"]["site"]
         dice["east"] = dice["north"]
     console = Console(width=width, record=True, file=io.StringIO())
     console.print(results_table(metrics, width))
-    text = console.export_text()
-    means = [f"{scores['dice']['mean']:.3f}" for scores in metrics["methods"].values()]
-    assert all(mean in text for mean in means) and "…" not in text
-    assert ("east" in text) == sites and ("Dice of each of 4 sites: report.html" in text) != sites
+    text = " ".join(console.export_text().split())
+    for scores in metrics["methods"].values():
+        numbers = [f"{scores['dice']['mean']:.3f}"]
+        numbers += [f"{scores[measure]['mean']:.2f}" for measure in ("hd95", "asd") if missing < 2]
+        numbers += [f"{value:.3f}" for value in scores["dice"]["site"].values() if not missing]
+        assert all(f" {number} " in text for number in numbers) and "…" not in text
+    assert ("east" in text) == (not missing) and ("HD95" in text) == (missing < 2 or "HD95, ASD:" in text)
+    told = ["", "Dice of each site: report.html", "Dice of each site, HD95, ASD: report.html"][missing]
+    assert told in text and ("report.html" in text) == bool(told)
 
 
 def test_environment_explains_numbers_and_names_no_place() -> None:

@@ -136,6 +136,22 @@ def test_a_codec_is_trained_for_the_noise_of_its_bits() -> None:
     assert errors[0] != errors[1]
 
 
+@pytest.mark.parametrize("mask", ["linear", "autoencoder"])
+def test_a_codec_learns_by_the_dice_of_its_setting(mask: str) -> None:
+    settings = {"data": ".", "size": 32, "codec": {"mask": mask}}
+    usual = make_learner(RunConfig.build(settings), 2, 0)
+    other = make_learner(RunConfig.build(settings, ["codec.dice=image"]), 2, 0)
+    assert other.each_image and not usual.each_image
+    images, masks = discs(4)
+    masks[0] = 0
+    losses = [
+        learner.loss(images, masks, torch.Generator().manual_seed(0)).item() for learner in (usual, other)
+    ]
+    assert losses[0] != pytest.approx(losses[1], abs=1e-3)
+    other.each_image = False
+    assert other.loss(images, masks, torch.Generator().manual_seed(0)).item() == pytest.approx(losses[0])
+
+
 def test_soft_dice_of_right_and_wrong() -> None:
     _, masks = discs(2)
     right = F.one_hot(masks, 2).movedim(-1, 1).float()

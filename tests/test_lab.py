@@ -21,6 +21,7 @@ from tiny_runs import tiny_config
 
 from ppcmi_fast.codec import LinearMaskCodec
 from ppcmi_fast.data.phantom import write_phantom
+from ppcmi_fast.errors import RunError
 from ppcmi_fast.federation.calibration import THRESHOLDS
 from ppcmi_fast.federation.evaluate import at_threshold, class_maps
 from ppcmi_fast.federation.run import federate
@@ -171,6 +172,17 @@ def test_thirds_hold_each_image_with_something_in_it_once(run: Path) -> None:
         ]
         smallest, largest = [min(e) for e in ends[::2]], [max(e) for e in ends[1::2]]
         assert all(high < low for high, low in zip(largest, smallest[1:], strict=False))
+
+
+@pytest.mark.parametrize(("shown", "got"), [(0, "none with anything"), (1, "none in the middle third")])
+def test_thirds_need_images_of_three_sizes(run: Path, shown: int, got: str) -> None:
+    found = restored.RestoredRun.load(run)
+    for number, data in enumerate(found.sites.values()):
+        data["val"].masks[:] = 0
+        if number < shown:
+            data["val"].masks[0, :3, :3] = 1
+    with pytest.raises(RunError, match=f"images of three sizes at least in its part val, got {got}"):
+        sizes.thirds(found, "val")
 
 
 def test_sizes_compare_methods_on_the_same_images(run: Path, results: Path) -> None:

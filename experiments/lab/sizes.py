@@ -16,10 +16,11 @@ from typing import Any
 
 import torch
 from restored import RestoredRun, command
-from thresholds import OURS, U_NETS, Scores, likelihoods
+from thresholds import OURS, U_NETS, likelihoods
 from torch import Tensor
 
 from ppcmi_fast.data.arrays import Arrays
+from ppcmi_fast.errors import RunError
 from ppcmi_fast.report.runfolder import method_title
 
 THIRDS = ("smallest", "middle", "largest")
@@ -30,22 +31,34 @@ def areas(masks: Tensor) -> Tensor:
     return (masks > 0).sum((1, 2))
 
 
-def thirds(run: RestoredRun, part: str) -> dict[str, Scores]:
+def thirds(run: RestoredRun, part: str) -> dict[str, dict[str, Tensor]]:
     """Numbers of each site's images of a part, by third and site; sites that have none in a third are left out.
 
-    Images of equal area are of the same third, so thirds may differ in size; one without an image is left out.
+    Images of equal area are of the same third, so thirds may differ in size.
+
+    Raises:
+        RunError: a third without an image.
     """
     known = {site: areas(data[part].masks) for site, data in run.sites.items()}
     every = torch.cat(list(known.values()))
-    edges = every[every > 0].double().quantile(torch.tensor([1 / 3, 2 / 3], dtype=torch.float64))
-    found: dict[str, Scores] = {}
+    some = every[every > 0].double()
+    few = (
+        f"{run.folder}: expected images of three sizes at least in its part {part}, got %s; take another run"
+    )
+    if not len(some):
+        raise RunError(few % "none with anything to be found")
+    edges = some.quantile(torch.tensor([1 / 3, 2 / 3], dtype=torch.float64))
+    found = {}
     for number, third in enumerate(THIRDS):
         inside = {
             site: ((own > 0) & (torch.bucketize(own.double(), edges) == number)).nonzero()[:, 0]
             for site, own in known.items()
         }
         found[third] = {site: chosen for site, chosen in inside.items() if len(chosen)}
-    return {third: inside for third, inside in found.items() if inside}
+    empty = [third for third, inside in found.items() if not inside]
+    if empty:
+        raise RunError(few % f"none in the {empty[0]} third")
+    return found
 
 
 def some_of(data: Arrays, chosen: Tensor) -> Arrays:

@@ -36,8 +36,8 @@ def make_network(architecture: str, classes: int, seed: int) -> nn.Module:
     Args:
         architecture: "unet" (residual units, Kerfoot et al. 2018), "attention_unet" (Oktay et al. 2018), "segresnet"
             (Myronenko 2018, without its autoencoder) or "dynunet" (nnU-Net's, Isensee et al. 2021, without deep
-            supervision), both with instance norms; "unet_batch_norm" and "dynunet_batch_norm" are these with batch
-            norms, as "attention_unet" has them.
+            supervision). "unet" and "dynunet" have instance norms; "unet_batch_norm" and "dynunet_batch_norm" are these
+            with batch norms, as "attention_unet" has them.
         classes: with the background.
         seed: fixes the first weights.
 

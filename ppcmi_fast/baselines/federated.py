@@ -25,6 +25,9 @@ from ppcmi_fast.training import (
     take_gradient,
 )
 
+# Networks of which FedBN trains the last.
+FEDBN = ("unet", "unet_batch_norm")
+
 
 def norm_keys(net: nn.Module) -> set[str]:
     """Names of the weights and statistics of batch norms, which FedBN keeps at the sites."""
@@ -153,12 +156,12 @@ class Rounds:
 
 
 def _federated(bench: Workbench, name: str, mu: float, *, keep_norms: bool) -> Outcome:
-    if keep_norms and bench.architecture != "unet":
+    if keep_norms and bench.architecture not in FEDBN:
         raise ConfigError(
-            f'baselines.architecture: expected "unet" for fedbn, which needs batch norms, got "{bench.architecture}"'
+            f'baselines.architecture: expected "unet" for fedbn, got "{bench.architecture}"; leave fedbn out'
         )
     # MONAI's instance norm has nothing to keep.
-    one = replace(bench, architecture="unet_batch_norm") if keep_norms else bench
+    one = replace(bench, architecture=FEDBN[-1]) if keep_norms else bench
     nets = {site: one.network() for site in bench.sites}
     local = norm_keys(next(iter(nets.values()))) if keep_norms else set()
 

@@ -19,34 +19,35 @@ METHOD_WIDTH = 16
 
 
 def results_table(metrics: dict[str, Any], width: int) -> Table:
-    """Methods x (mean Dice, Dice of each site, HD95, ASD); without the sites where they are wider than `width`."""
+    """Methods x (mean Dice, Dice of each site, HD95, ASD), less what is wider than `width` columns."""
     scores = metrics["methods"].values()
     sites = sorted({site for method in scores for site in method.get("dice", {}).get("site", {})})
     table = _table(metrics, sites)
-    if Console(width=10_000).measure(table).minimum > width:
-        table = _table(metrics, [])
-        table.caption, table.caption_justify = f"Dice of each of {len(sites)} sites: report.html", "left"
+    for distances, missing in ((True, "Dice of each site"), (False, "Dice of each site, HD95, ASD")):
+        if Console(width=10_000).measure(table).minimum <= width:
+            break
+        table = _table(metrics, [], distances=distances)
+        table.caption, table.caption_justify = f"{missing}: report.html", "left"
     return table
 
 
-def _table(metrics: dict[str, Any], sites: Sequence[str]) -> Table:
+def _table(metrics: dict[str, Any], sites: Sequence[str], *, distances: bool = True) -> Table:
     methods: dict[str, dict[str, Any]] = metrics["methods"]
     unit = words.unit(metrics)
     table = Table(title=f"{metrics['dataset'].get('name', 'run')}: held-out subjects", title_justify="left")
     # In a narrow terminal names are wrapped: a number that is cut reads as another.
     table.add_column("method", min_width=METHOD_WIDTH)
-    for heading in ("Dice", *sites, f"HD95 {unit}", f"ASD {unit}"):
+    for heading in ("Dice", *sites, *((f"HD95 {unit}", f"ASD {unit}") if distances else ())):
         table.add_column(Text(heading), justify="right", no_wrap=True, min_width=cell_len(heading))
     table.columns[1].style = "bold"
     for name in method_order(list(methods)):
         scores = methods[name]
-        dice = scores.get("dice", {})
+        dice, far = scores.get("dice", {}), ("hd95", "asd") if distances else ()
         table.add_row(
             method_title(name, metrics.get("config", {})),
             words.decimal(dice.get("mean"), 3),
             *(words.decimal(dice.get("site", {}).get(site), 3) for site in sites),
-            words.decimal(scores.get("hd95", {}).get("mean"), 2),
-            words.decimal(scores.get("asd", {}).get("mean"), 2),
+            *(words.decimal(scores.get(measure, {}).get("mean"), 2) for measure in far),
         )
     return table
 

@@ -56,6 +56,8 @@ def draw(result: dict[str, Any], path: Path) -> None:
     axes = figure.subplots()
     for method in plan["methods"]:
         variants = [variant for variant in variants_of(result) if method in variant.methods]
+        if not variants:
+            continue
         variants.sort(key=lambda variant: _x(variant, plan["x"]))
         x = [_x(variant, plan["x"]) for variant in variants]
         axes.plot(x, [v.mean(method)[DICE] for v in variants], marker="o", label=variants[0].title(method))

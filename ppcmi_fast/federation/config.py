@@ -42,8 +42,8 @@ HEAD_BLOCKS = 1
 STEPS_FROM_HEAD, STEPS_FROM_NOTHING = 300, 1500
 # Of a run folder: what its finished stages reported.
 STAGES_FILE = "stages.json"
-# What was done before there was a setting, where that is not its default now, and settings with nothing in them, which
-# `is_whole` is not to miss.
+# What was done before there was a setting: where that is not its default now, and where it is and `is_whole` is not to
+# miss it.
 _BEFORE: dict[str, Any] = {
     "mask_mixing": "hadamard",
     "mask_weights": (1.0, 1.0),

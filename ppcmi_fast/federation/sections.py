@@ -43,7 +43,8 @@ class CodecConfig(Section):
     all, in proportion to their training images, at least one each. Batches of split fine-tuning are divided alike.
     `scales`, `mask_block`, `mask_rank`: strides of the latents, edge of a block of mask codes and how many frequencies
     of it are kept. In a run on images under 96 pixels each has another default: (2, 4, 8), 4, and 8 of a block of 4.
-    `dice`: whether the Dice of the loss is that of each "image" or of a "batch", in which large structures count more.
+    `dice`: whether the Dice of their own loss is that of each "image" or of a "batch", in which large structures count
+    more; mapper and fine-tuning know squared error alone.
     """
 
     sharing: Literal["averaged", "phantom", "local"] = "averaged"
@@ -112,7 +113,7 @@ class BaselineConfig(Section):
 
     Attributes:
         methods: their names.
-        architecture: of their networks; fedbn and split_learning are of "unet" only.
+        architecture: of their networks; fedbn is of "unet_batch_norm", also for "unet", and split_learning of "unet".
         batch: images a step.
         learning_rate: peak rate of AdamW.
         method_rates: of methods that have another; the published profiles keep theirs.
@@ -139,7 +140,8 @@ class BaselineConfig(Section):
 
     @model_validator(mode="after")
     def _cuttable(self) -> BaselineConfig:
-        only_unet = {"fedbn", "split_learning"} & set(self.methods)
+        cut = {"split_learning"} if self.architecture == "unet_batch_norm" else {"fedbn", "split_learning"}
+        only_unet = cut & set(self.methods)
         if self.architecture != "unet" and only_unet:
             raise ValueError(
                 f'architecture: expected "unet" for {", ".join(sorted(only_unet))}, got "{self.architecture}"; leave'
