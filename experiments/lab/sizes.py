@@ -48,13 +48,11 @@ def thirds(run: RestoredRun, part: str) -> dict[str, dict[str, Tensor]]:
     if not len(some):
         raise RunError(few % "none with anything to be found")
     edges = some.quantile(torch.tensor([1 / 3, 2 / 3], dtype=torch.float64))
-    found = {}
-    for number, third in enumerate(THIRDS):
-        inside = {
-            site: ((own > 0) & (torch.bucketize(own.double(), edges) == number)).nonzero()[:, 0]
-            for site, own in known.items()
-        }
-        found[third] = {site: chosen for site, chosen in inside.items() if len(chosen)}
+    place = {site: torch.bucketize(own.double(), edges).where(own > 0, -1) for site, own in known.items()}
+    found = {
+        third: {site: (own == number).nonzero()[:, 0] for site, own in place.items() if number in own}
+        for number, third in enumerate(THIRDS)
+    }
     empty = [third for third, inside in found.items() if not inside]
     if empty:
         raise RunError(few % f"none in the {empty[0]} third")

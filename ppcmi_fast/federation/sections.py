@@ -140,11 +140,11 @@ class BaselineConfig(Section):
 
     @model_validator(mode="after")
     def _cuttable(self) -> BaselineConfig:
-        cut = {"split_learning"} if self.architecture == "unet_batch_norm" else {"fedbn", "split_learning"}
-        only_unet = cut & set(self.methods)
-        if self.architecture != "unet" and only_unet:
+        serves: dict[str, set[str]] = {"unet": {"fedbn", "split_learning"}, "unet_batch_norm": {"fedbn"}}
+        refused = {"fedbn", "split_learning"} & set(self.methods) - serves.get(self.architecture, set())
+        if refused:
             raise ValueError(
-                f'architecture: expected "unet" for {", ".join(sorted(only_unet))}, got "{self.architecture}"; leave'
+                f'architecture: expected "unet" for {", ".join(sorted(refused))}, got "{self.architecture}"; leave'
                 " them out"
             )
         return self
