@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ppcmi_fast.report import words
-from ppcmi_fast.report.runfolder import method_order, method_title
+from ppcmi_fast.report.runfolder import method_order, title_in
 
 # Columns that methods' names get at least.
 METHOD_WIDTH = 16
@@ -44,7 +44,7 @@ def _table(metrics: dict[str, Any], sites: Sequence[str], *, distances: bool = T
         scores = methods[name]
         dice, far = scores.get("dice", {}), ("hd95", "asd") if distances else ()
         table.add_row(
-            method_title(name, metrics.get("config", {})),
+            title_in(metrics, name),
             words.decimal(dice.get("mean"), 3),
             *(words.decimal(dice.get("site", {}).get(site), 3) for site in sites),
             *(words.decimal(scores.get(measure, {}).get("mean"), 2) for measure in far),

@@ -10,7 +10,7 @@ from typing import Any
 
 from ppcmi_fast.errors import RunError
 from ppcmi_fast.report import figures, words
-from ppcmi_fast.report.runfolder import RunFolder, load_run, method_order, method_title, network_title
+from ppcmi_fast.report.runfolder import RunFolder, load_run, method_order, network_title, title_in
 from ppcmi_fast.report.scores import (
     Table,
     class_tables,
@@ -42,7 +42,7 @@ def effort_table(metrics: dict[str, Any]) -> Table:
         method = methods[name]
         rows.append(
             (
-                method_title(name, metrics.get("config", {})),
+                title_in(metrics, name),
                 [
                     words.integer(method.get("images_seen")),
                     words.duration(method.get("seconds")),
@@ -128,15 +128,15 @@ def render(run: RunFolder) -> str:
     metrics = run.metrics
     config = metrics.get("config", {})
     names = method_order(list(metrics["methods"]))
-    titles = {name: method_title(name, config) for name in names}
+    titles = {name: title_in(metrics, name) for name in names}
     dataset = metrics["dataset"]
     classes = int(dataset.get("classes", 2))
-    shown = [(name, method_title(name, config)) for name in SHOWN]
+    shown = [(name, title_in(metrics, name)) for name in SHOWN]
     rows = figures.example_rows(run.examples, classes, shown) if run.examples is not None else {}
     curves = [
         (title, figures.learning_curve(title, stages))
         for chart, stages in figures.group_stages(run.history).items()
-        for title in [method_title(chart, config)]
+        for title in [title_in(metrics, chart)]
     ]
     loader = jinja2.FileSystemLoader(Path(__file__).parent)
     template = jinja2.Environment(

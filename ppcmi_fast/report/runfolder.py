@@ -53,6 +53,11 @@ def method_title(name: str, settings: Mapping[str, Any]) -> str:
     return METHOD_TITLES.get(name, name.replace("_", " ")).replace(U_NET, network_title(settings))
 
 
+def title_in(metrics: Mapping[str, Any], name: str) -> str:
+    """The same of a method of the run whose metrics.json these are."""
+    return method_title(name, metrics.get("config", {}))
+
+
 def method_order(names: list[str]) -> list[str]:
     """Ours first, then the baselines, then whatever else a run holds."""
     return sorted(names, key=lambda name: (_ORDER.index(name) if name in _ORDER else len(_ORDER), name))

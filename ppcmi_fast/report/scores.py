@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ppcmi_fast.report import words
-from ppcmi_fast.report.runfolder import method_order, method_title
+from ppcmi_fast.report.runfolder import method_order, title_in
 
 HIGHER_IS_BETTER = ("dice", "iou", "nsd", "sensitivity", "precision")
 COMPARED = ("dice", "hd95")
@@ -98,7 +98,7 @@ def score_tables(metrics: dict[str, Any]) -> list[Table]:
         digits = _digits(measure)
         rows = [
             (
-                method_title(name, metrics.get("config", {})),
+                title_in(metrics, name),
                 [words.with_interval(score, digits), *(words.decimal(value, digits) for value in row[1:])],
             )
             for name, score, row in zip(names, scores, values, strict=True)
@@ -130,7 +130,7 @@ def _means(
     values = [[words.number(score.get("mean")) for score in row] for row in scores]
     rows = [
         (
-            method_title(name, metrics.get("config", {})),
+            title_in(metrics, name),
             [_two_lines(score, _digits(measure)) for measure, score in zip(known, row, strict=True)],
         )
         for name, row in zip(names, scores, strict=True)
@@ -167,7 +167,7 @@ def class_tables(metrics: dict[str, Any]) -> list[Table]:
         values = [[words.number(score.get(site, {}).get(label)) for site, label in keys] for score in scores]
         rows = [
             (
-                method_title(name, metrics.get("config", {})),
+                title_in(metrics, name),
                 [words.decimal(value, _digits(measure)) for value in row],
             )
             for name, row in zip(names, values, strict=True)
@@ -205,7 +205,7 @@ def comparison_rows(metrics: dict[str, Any]) -> list[Comparison]:
         span = words.interval(row, digits)
         found.append(
             Comparison(
-                method_title(str(row.get("b", "")), metrics.get("config", {})),
+                title_in(metrics, str(row.get("b", ""))),
                 _title(row["measure"], metrics),
                 f"{sign} ({span})" if span else sign,
                 words.p_value(p),
