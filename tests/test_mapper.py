@@ -66,6 +66,37 @@ def test_every_parameter_is_used() -> None:
     assert all(p.grad is not None for p in mapper.parameters())
 
 
+def test_gates_see_both_grids_and_every_one_of_them_is_used() -> None:
+    torch.manual_seed(0)
+    ins, outs = {4: (8, 4), 8: (12, 8)}, {4: (16, 4)}
+    mapper = LatentMapper(ins, outs, width=8, blocks=1, attention=True)
+    latents = {s: torch.randn(2, d, 64 // g, 64 // g) for s, (d, g) in ins.items()}
+    mapper(latents)[4].square().sum().backward()
+    assert all(p.grad is not None for p in mapper.parameters())
+    assert set(mapper.gates) == {"4", "8"}
+    gate = mapper.gates["8"].eval().requires_grad_(False)
+    coarse, own = torch.randn(2, 2, 16, 8, 8)
+    passed = gate(coarse, own)
+    assert passed.shape == (2, 1, 8, 8) and 0 < float(passed.min()) < float(passed.max()) < 1
+    for other in (gate(coarse.flip(2), own), gate(coarse, own.flip(2))):
+        assert not torch.allclose(other, passed)
+
+
+def test_a_gate_that_is_open_changes_nothing() -> None:
+    ins, outs = {4: (8, 4), 8: (12, 8)}, {4: (16, 4)}
+    torch.manual_seed(0)
+    gated = LatentMapper(ins, outs, width=8, blocks=1, attention=True).eval()
+    plain = LatentMapper(ins, outs, width=8, blocks=1).eval()
+    plain.load_state_dict({k: v for k, v in gated.state_dict().items() if not k.startswith("gates.")})
+    latents = {s: torch.randn(2, d, 64 // g, 64 // g) for s, (d, g) in ins.items()}
+    assert not torch.allclose(gated(latents)[4], plain(latents)[4])
+    with torch.no_grad():
+        for gate in gated.gates.values():
+            gate.score.weight.zero_()  # type: ignore[operator, union-attr]
+            gate.score.bias.fill_(30)  # type: ignore[operator, union-attr]
+    torch.testing.assert_close(gated(latents)[4], plain(latents)[4])
+
+
 def test_adapters_make_up_for_frames_of_their_own() -> None:
     settings = FitSettings(250, 1e-2, validate_every=50)
     best = {}

@@ -33,29 +33,31 @@ from ppcmi_fast.mapper import LatentMapper
 from ppcmi_fast.training import optimizer_step
 
 
-def make_head(width: int = 8) -> LatentMapper:
+def make_head(width: int = 8, *, attention: bool = False) -> LatentMapper:
     torch.manual_seed(3)
-    head = LatentMapper({4: (8, 4), 8: (16, 8)}, {8: (16, 8)}, width, 1)
+    head = LatentMapper({4: (8, 4), 8: (16, 8)}, {8: (16, 8)}, width, 1, attention=attention)
     # Running statistics that are not those of a fresh network.
     with torch.no_grad():
         head({4: torch.randn(4, 8, 8, 8), 8: torch.randn(4, 16, 4, 4)})
     return head.eval()
 
 
-def started(trust: Trust = "federation", **settings: Any) -> tuple[list[Site], Channel, LatentMapper]:
+def started(
+    trust: Trust = "federation", *, attention: bool = False, **settings: Any
+) -> tuple[list[Site], Channel, LatentMapper]:
     sites = [make_site(name, trust=trust, bits_up=32, bits_down=32, **settings) for name in NAMES]
     channel = connect(sites, trust)
     torch.manual_seed(4)
-    mapper = LatentMapper({4: (8, 4), 8: (16, 8)}, {8: (16, 8)}, 8, 1).eval()
+    mapper = LatentMapper({4: (8, 4), 8: (16, 8)}, {8: (16, 8)}, 8, 1, attention=attention).eval()
     channel.server.mapper = channel.server.starting = mapper
     return sites, channel, mapper
 
 
 @pytest.mark.parametrize("trust", ["server", "federation"])
-@pytest.mark.parametrize("mixing", ["haar", "hadamard"])
-def test_the_server_answers_as_the_head_does_without_it(trust: Trust, mixing: str) -> None:
-    sites, channel, mapper = started(trust, mixing=mixing)
-    head = make_head()
+@pytest.mark.parametrize(("mixing", "attention"), [("haar", False), ("hadamard", False), ("haar", True)])
+def test_the_server_answers_as_the_head_does_without_it(trust: Trust, mixing: str, attention: bool) -> None:
+    sites, channel, mapper = started(trust, mixing=mixing, attention=attention)
+    head = make_head(attention=attention)
     channel.send(sites[0].start_mapper(head))
     images, _ = data()
     for site in sites:
@@ -194,6 +196,7 @@ def test_a_site_without_a_common_frame_or_with_folds_sends_no_head(settings: dic
         ("folds=[2,1,1]", r"got folds=\[2, 1, 1\], which the head does not read"),
         ("mapper.width=64", "got mapper.width=64, mapper.blocks=1, where the head has 48 and 1"),
         ("mapper.blocks=2", "got mapper.width=48, mapper.blocks=2, where the head has 48 and 1"),
+        ("mapper.attention=true", "got mapper.attention=True, codec.head_attention=False, which differ"),
     ],
 )
 def test_settings_under_which_there_is_no_head_are_named(line: str, message: str, tmp_path: Path) -> None:

@@ -109,6 +109,7 @@ def make_mapper(config: RunConfig, learner: CodecLearner, sites: int) -> LatentM
         config.mapper.width,
         config.mapper.blocks,
         sites=sites if config.trust == "sites" else 0,
+        attention=config.mapper.attention,
     ).to(choose_device(config.device))
 
 

@@ -83,6 +83,7 @@ def make_learner(config: RunConfig, classes: int, seed: int) -> CodecLearner:
         {scale: (dim, scale) for scale, dim in mask_codec.latent_dims.items()},
         config.codec.head_width,
         blocks=HEAD_BLOCKS,
+        attention=config.codec.head_attention,
     )
     learner = CodecLearner(
         image_codec,

@@ -204,6 +204,8 @@ class RunConfig(Section):
                 f"mapper.width={mapper.width}, mapper.blocks={mapper.blocks}, where the head has {codec.head_width} and"
                 f" {HEAD_BLOCKS}"
             )
+        if mapper.attention != codec.head_attention:
+            return f"mapper.attention={mapper.attention}, codec.head_attention={codec.head_attention}, which differ"
         return ""
 
     @property

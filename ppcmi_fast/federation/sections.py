@@ -43,6 +43,7 @@ class CodecConfig(Section):
     all, in proportion to their training images, at least one each. Batches of split fine-tuning are divided alike.
     `scales`, `mask_block`, `mask_rank`: strides of the latents, edge of a block of mask codes and how many frequencies
     of it are kept. In a run on images under 96 pixels each has another default: (2, 4, 8), 4, and 8 of a block of 4.
+    `head_attention`: whether the segmentation head has attention gates, as `MapperConfig.attention`.
     `dice`: whether the Dice of their own loss is that of each "image" or of a "batch", in which large structures count
     more; mapper and fine-tuning know squared error alone.
     """
@@ -54,6 +55,7 @@ class CodecConfig(Section):
     width: Positive = 24
     blocks: Positive = 2
     head_width: Positive = 48
+    head_attention: bool = False
     reconstruction: Annotated[float, Field(ge=0)] = 0.2
     dice: Literal["image", "batch"] = "batch"
     rounds: Positive = 60
@@ -70,6 +72,7 @@ class MapperConfig(Section):
     """The server's mapper.
 
     Attributes:
+        attention: let gates decide what of a grid's features joins what comes up from coarser ones.
         views: copies of each training image uploaded, the first as it is, others augmented.
         balance: how much more positions count whose mask code is rare, see `mapper.training.position_weights`.
         start: "head", the segmentation head that the sites trained with their codec, turned into the common frame;
@@ -81,6 +84,7 @@ class MapperConfig(Section):
     start: Literal["auto", "head", "nothing"] = "auto"
     width: Positive = 48
     blocks: Positive = 1
+    attention: bool = False
     steps: Annotated[int, Field(ge=0)] | Literal["auto"] = "auto"
     batch: Positive = 16
     learning_rate: Annotated[float, Field(gt=0)] = 2e-3

@@ -9,6 +9,23 @@ from torch import Tensor, nn
 from ppcmi_fast.codec.layers import conv_norm, residual_blocks
 
 
+class AttentionGate(nn.Module):
+    """How much of a grid's features passes, position by position, by these and by what comes up (Oktay et al. 2018)."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        inner = max(1, width // 2)
+        self.of_coarse = nn.Conv2d(width, inner, 1, bias=False)
+        self.of_own = nn.Conv2d(width, inner, 1, bias=False)
+        self.norm = nn.BatchNorm2d(inner)
+        self.score = nn.Conv2d(inner, 1, 1)
+
+    def forward(self, coarse: Tensor, own: Tensor) -> Tensor:
+        """Both [N, width, H, W] -> [N, 1, H, W] in 0..1."""
+        joint = F.silu(self.norm(self.of_coarse(coarse) + self.of_own(own)))
+        return torch.sigmoid(self.score(joint))
+
+
 class LatentMapper(nn.Module):
     """Cross-scale fusion: down through the grids to the coarsest (and below), up again, one head per mask scale.
 
@@ -19,6 +36,7 @@ class LatentMapper(nn.Module):
         blocks: residual blocks per grid and direction.
         context: further halvings below the coarsest input grid, for the wide view that the paper's pyramid pooling
             gives.
+        attention: let gates decide what of a grid's own features joins what comes up from coarser grids.
         sites: with more than 0, one learned 1x1 adapter per site before and after (trust mode "sites").
     """
 
@@ -30,6 +48,8 @@ class LatentMapper(nn.Module):
         blocks: int = 2,
         context: int = 1,
         sites: int = 0,
+        *,
+        attention: bool = False,
     ) -> None:
         super().__init__()
         self.in_scales, self.out_scales, self.sites = dict(in_scales), dict(out_scales), sites
@@ -52,6 +72,8 @@ class LatentMapper(nn.Module):
             {str(a): conv_norm(widths[a], widths[b], stride=2) for a, b in pairs if a >= self.first_grid}
         )
         self.up = nn.ModuleDict({str(a): nn.Conv2d(widths[b], widths[a], 1) for a, b in pairs if a in upward})
+        joined = [g for g in upward if g >= self.first_grid]
+        self.gates = nn.ModuleDict({str(g): AttentionGate(widths[g]) for g in joined if attention})
         self.write = nn.ModuleDict({str(s): nn.Conv2d(widths[g], d, 1) for s, (d, g) in out_scales.items()})
         self.adapt_in = nn.ParameterDict(
             {str(s): torch.eye(d).repeat(sites, 1, 1) for s, (d, _) in in_scales.items() if sites}
@@ -104,7 +126,10 @@ class LatentMapper(nn.Module):
                 # A grid of odd size is halved by rounding up, so twice the coarser one may be too large.
                 size = features[grid].shape[2:] if grid in features else (2 * x.shape[2], 2 * x.shape[3])
                 x = F.interpolate(x, size=size, mode="bilinear", align_corners=False)
-                x = self.up_blocks[str(grid)](x + features[grid] if grid in features else x)
+                if grid in features:
+                    own = features[grid]
+                    x = x + (self.gates[str(grid)](x, own) * own if self.gates else own)
+                x = self.up_blocks[str(grid)](x)
             for scale, (_, out_grid) in self.out_scales.items():
                 if out_grid == grid:
                     outputs[scale] = self._adapt(self.adapt_out, scale, self.write[str(scale)](x), site)
