@@ -77,6 +77,7 @@ def train(run: RestoredRun, codecs: dict[int, LinearMaskCodec], steps: int) -> L
         {scale: (codec.latent_dims[scale], scale) for scale, codec in codecs.items()},
         settings.width,
         settings.blocks,
+        attention=settings.attention,
     )
     fit = FitSettings(
         steps,
