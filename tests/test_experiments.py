@@ -473,6 +473,8 @@ def test_a_run_of_before_a_setting_gives_what_it_did_then(tmp_path: Path) -> Non
         'mask_mixing = "hadamard"\n',
         "mask_weights = [\n    1.0,\n    1.0,\n]\n",
         'dice = "batch"\n',
+        "head_attention = false\n",
+        "attention = false\n",
         'work = "equal"\n',
         "[baselines.method_rates]\n",
     )

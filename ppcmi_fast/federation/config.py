@@ -47,13 +47,14 @@ STAGES_FILE = "stages.json"
 _BEFORE: dict[str, Any] = {
     "mask_mixing": "hadamard",
     "mask_weights": (1.0, 1.0),
-    "codec": {"dice": "batch"},
+    "codec": {"dice": "batch", "head_attention": False},
+    "mapper": {"attention": False},
     "baselines": {"work": "equal", "method_rates": {}},
 }
 # Of versions that give figures, but no networks: a head that began with public weights would give the frame away.
 _LONG_BEFORE = _BEFORE | {
     "codec": _BEFORE["codec"] | {"work": "equal"},
-    "mapper": {"start": "nothing"},
+    "mapper": _BEFORE["mapper"] | {"start": "nothing"},
 }
 
 
