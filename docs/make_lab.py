@@ -27,6 +27,12 @@ QUESTIONS = {
         " their likeliest class. Here sites choose thresholds for these as well, by the same rule; points are the"
         " difference from the line above.",
     ),
+    "views": (
+        "Views of an image, also for the U-Nets",
+        "Every method answers each image as it is, and the mean of its answers to several views of it is taken: larger"
+        " and turned besides (`query_views`), also by the U-Nets. Points are the difference from the same method's one"
+        " view.",
+    ),
     "sizes": (
         "Size of what is to be found",
         "Images in which something is to be found, in order of its area, all sites' together, in thirds; means are over"

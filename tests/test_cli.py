@@ -279,7 +279,7 @@ def test_segment_hands_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     seen: list[Any] = []
     module = ModuleType("ppcmi_fast.federation.predict")
 
-    def segment_image(*arguments: Path | str) -> dict[str, int]:
+    def segment_image(*arguments: Path | str | int | None) -> dict[str, int]:
         seen.append(arguments)
         return {"0": 900, "1": 124}
 
@@ -289,8 +289,11 @@ def test_segment_hands_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     image.write_bytes(b"")
     result = ppcmi("segment", image, "--run", tmp_path, "--site", "north", "--out", out)
     assert result.exit_code == 0, result.output
-    assert seen == [(tmp_path, "north", image, out)]
+    assert seen == [(tmp_path, "north", image, out, None)]
     assert "class 1: 124 px" in result.stdout
+    result = ppcmi("segment", image, "--run", tmp_path, "--site", "north", "--out", out, "--views", 3)
+    assert result.exit_code == 0, result.output
+    assert seen[1][-1] == 3
 
 
 def test_keygen_is_private_and_never_overwrites(tmp_path: Path) -> None:

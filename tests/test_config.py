@@ -8,8 +8,37 @@ from typing import Any
 import pytest
 
 from ppcmi_fast.errors import ConfigError
-from ppcmi_fast.federation.config import RunConfig
+from ppcmi_fast.federation.config import _BEFORE, RunConfig
 from ppcmi_fast.federation.sections import CodecConfig
+
+# What every finished run tells of itself whose networks others may take over; see `is_whole`. No setting comes to it.
+TOLD_FROM_THE_FIRST = {
+    "": "data size classes trust federation_id epoch mixing folds bits_up bits_down seed threads device late_sites"
+    " calibrate",
+    "reading": "layout window drop_empty max_broken partition sites concentration train_images modality cache",
+    "codec": "sharing work scales channels width blocks head_width reconstruction rounds local_steps batch"
+    " learning_rate phantom mask mask_block mask_rank",
+    "mapper": "start width blocks steps batch learning_rate weight_decay views balance patience",
+    "tuning": "rounds local_steps batch learning_rate mapper_learning_rate",
+    "baselines": "methods architecture batch learning_rate learning_rates rounds mu published_width images",
+    "measures": "nsd_tolerance",
+}
+
+
+def test_of_a_new_setting_it_is_noted_what_was_done_before(tmp_path: Path) -> None:
+    now = RunConfig.load(tmp_path).model_dump()
+    sections = {name: value for name, value in now.items() if isinstance(value, dict)}
+    sections[""] = {name: value for name, value in now.items() if name not in sections}
+    assert set(sections) == set(TOLD_FROM_THE_FIRST)
+    for section, names in TOLD_FROM_THE_FIRST.items():
+        noted = (
+            _BEFORE.get(section, {}) if section else {n: v for n, v in _BEFORE.items() if n not in sections}
+        )
+        missing = set(sections[section]) - set(names.split()) - set(noted)
+        assert not missing, (
+            f"{section}: note {missing} in _BEFORE, or finished runs are trained again for want of it"
+        )
+        assert set(noted) <= set(sections[section])
 
 
 def test_defaults_are_the_promised_ones(tmp_path: Path) -> None:

@@ -472,6 +472,7 @@ def test_a_run_of_before_a_setting_gives_what_it_did_then(tmp_path: Path) -> Non
     since = (
         'mask_mixing = "hadamard"\n',
         "mask_weights = [\n    1.0,\n    1.0,\n]\n",
+        "query_views = 1\n",
         'dice = "batch"\n',
         "head_attention = false\n",
         "attention = false\n",
@@ -510,7 +511,13 @@ def test_what_depends_on_a_setting_is_trained_again(tmp_path: Path) -> None:
 
     config = changed()
     assert our_training(changed('mapper.start="head"', "mapper.steps=300")) == our_training(config)
-    for same in ("calibrate=false", "threads=2", "measures.nsd_tolerance=1.0", 'baselines.methods=["fedbn"]'):
+    for same in (
+        "calibrate=false",
+        "query_views=2",
+        "threads=2",
+        "measures.nsd_tolerance=1.0",
+        'baselines.methods=["fedbn"]',
+    ):
         assert our_training(changed(same)) == our_training(config)
         assert baseline_training(changed(same), "fedavg") == baseline_training(config, "fedavg")
     later_ones = ("tuning.rounds=3", "mapper.width=7", "bits_up=8", "bits_down=2", 'trust="server"')

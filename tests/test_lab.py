@@ -17,6 +17,7 @@ import restored
 import sizes
 import thresholds
 import torch
+import views
 from tiny_runs import tiny_config
 
 from ppcmi_fast.codec import LinearMaskCodec
@@ -25,6 +26,7 @@ from ppcmi_fast.errors import RunError
 from ppcmi_fast.federation.calibration import THRESHOLDS
 from ppcmi_fast.federation.evaluate import at_threshold, class_maps
 from ppcmi_fast.federation.run import federate
+from ppcmi_fast.federation.views import VIEWS
 from ppcmi_fast.report.runfolder import method_title
 
 
@@ -197,6 +199,24 @@ def test_sizes_compare_methods_on_the_same_images(run: Path, results: Path) -> N
             assert other["points"] == pytest.approx(100 * (other["dice"] - base["dice"]))
     assert all(0 <= entry["validation"] <= 1 for entry in methods.values())
     assert "the smallest third (" in make.page({"sizes": found})
+
+
+def test_one_view_is_what_a_run_answers_and_more_are_compared_with_it(run: Path, results: Path) -> None:
+    assert restored.command(views.measure, "views", "", arguments=[str(run)]) == 0
+    found = json.loads((results / "views.json").read_text())
+    entries = found["name/ours, seed 0"]["methods"]
+    before = json.loads((run / "metrics.json").read_text())["methods"]
+    assert views.COUNTS[:2] == (1, 2) and views.COUNTS[-1] <= len(VIEWS) < 2 * views.COUNTS[-1]
+    methods, each = ("ppcmi", *thresholds.U_NETS), len(views.COUNTS)
+    assert len(entries) == each * len(methods)
+    for number, name in enumerate(methods):
+        one, *several = list(entries.values())[number * each : (number + 1) * each]
+        assert one["dice"] == before[name]["dice"]["mean"] and "points" not in one
+        for other in several:
+            assert other["points"] == pytest.approx(100 * (other["dice"] - one["dice"]))
+    # Other answers, not the same ones again.
+    assert len({entry["dice"] for entry in entries.values()}) > len(methods)
+    assert "| name/ours, seed 0, 32 x 32 | U-Net, all data pooled, 2 views |" in make.page({"views": found})
 
 
 def test_answers_are_rounded_as_their_codes_are() -> None:

@@ -238,6 +238,10 @@ def segment(
         Path, typer.Option("--out", help="Mask to write: PNG, the volume's format, or DICOM SEG (.dcm).")
     ],
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the mask if it exists.")] = False,
+    views: Annotated[
+        int | None,
+        typer.Option("--views", help="Views of the image, larger and turned; else as the run is set."),
+    ] = None,
 ) -> None:
     """Segment one image with a trained run: encode and protect, map at the server, recover and decode."""
     if not image.exists():
@@ -252,7 +256,7 @@ def segment(
         raise DataError(f"--out: {out} exists; name another file or add --overwrite")
     from ppcmi_fast.federation.predict import segment_image
 
-    pixels = segment_image(run, site, image, out)
+    pixels = segment_image(run, site, image, out, views)
     typer.echo(f"wrote {out} ({', '.join(f'class {name}: {count} px' for name, count in pixels.items())})")
 
 

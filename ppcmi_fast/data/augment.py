@@ -45,6 +45,28 @@ def _greys(modality: str) -> Any:
     return monai.Compose([*steps, monai.ToTensor(track_meta=False)])
 
 
+def sampling_grid(angle: Tensor, zoom: Tensor, shift_x: Tensor, shift_y: Tensor, shape: list[int]) -> Tensor:
+    """Where `grid_sample` finds what a turn, a zoom and a shift move to each position of square images.
+
+    Args:
+        angle: float [N], radians.
+        zoom: float [N], how much larger things become.
+        shift_x: float [N], share of half an edge.
+        shift_y: the same, down.
+        shape: of the images, [N, C, S, S].
+
+    Returns:
+        Float [N, S, S, 2].
+    """
+    # A quotient by the zoom rounds otherwise, and trainings of before would not come out again.
+    shrink = 1 / zoom
+    cosine, sine = angle.cos() * shrink, angle.sin() * shrink
+    matrix = torch.stack(
+        [torch.stack([cosine, -sine, shift_x], 1), torch.stack([sine, cosine, shift_y], 1)], 1
+    )
+    return F.affine_grid(matrix, shape, align_corners=False)
+
+
 def _moved(images: Tensor, masks: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """Every image and its mask rotated, scaled and shifted by its own draw."""
     count = len(images)
@@ -53,14 +75,10 @@ def _moved(images: Tensor, masks: Tensor, generator: torch.Generator) -> tuple[T
         return torch.rand(count, generator=generator) * (high - low) + low
 
     angle = uniform(-ROTATION_DEGREES, ROTATION_DEGREES) * (math.pi / 180)
-    zoom = 1 / uniform(*SCALE)
+    zoom = uniform(*SCALE)
     shift_x, shift_y = uniform(-2 * SHIFT, 2 * SHIFT), uniform(-2 * SHIFT, 2 * SHIFT)
-    cosine, sine = angle.cos() * zoom, angle.sin() * zoom
-    matrix = torch.stack(
-        [torch.stack([cosine, -sine, shift_x], 1), torch.stack([sine, cosine, shift_y], 1)], 1
-    )
     # MONAI moves one image at a time, at several times the cost of the rest.
-    grid = F.affine_grid(matrix, list(images.shape), align_corners=False)
+    grid = sampling_grid(angle, zoom, shift_x, shift_y, list(images.shape))
     moved = F.grid_sample(images, grid, padding_mode="border", align_corners=False)
     labels = F.grid_sample(masks.unsqueeze(1).float(), grid, mode="nearest", align_corners=False)
     return moved.clamp(0, 1), labels.squeeze(1).round().long()

@@ -47,7 +47,7 @@ AFTER_CODECS_FILES = (
 # Noted with a mapper that was trained under other settings than its run's.
 TRAINED_WITH = "trained_with"
 # What changes answers and scores, but not what was trained.
-EVALUATION = ("calibrate", "baselines", "measures", "threads", "device")
+EVALUATION = ("calibrate", "query_views", "baselines", "measures", "threads", "device")
 RATES = ("learning_rate", "method_rates", "learning_rates")
 # What decides the images that a baseline sees, and in which part they are.
 DATA = ("data", "size", "classes", "seed", "reading", "late_sites")

@@ -19,6 +19,7 @@ from ppcmi_fast.federation.config import RunConfig
 from ppcmi_fast.federation.runfolder import RunFolder
 from ppcmi_fast.federation.server import Server
 from ppcmi_fast.federation.site import Site
+from ppcmi_fast.federation.views import in_views
 from ppcmi_fast.keys import FederationKey, SiteKey
 from ppcmi_fast.mapper import LatentMapper
 from ppcmi_fast.training import choose_device, step_generator
@@ -35,9 +36,9 @@ class Federation:
     channel: Channel
     mapper: LatentMapper
 
-    def payload_per_image(self, images: Tensor) -> dict[str, int]:
-        """Bytes of one image [1, 1, H, W] on the wire: the whole query up, the whole reply down."""
-        query = self.participants[0].site.query(images)
+    def payload_per_image(self, images: Tensor, views: int = 1) -> dict[str, int]:
+        """Bytes of one image [1, 1, H, W] on the wire: the whole query up, the whole reply down, of all its views."""
+        query = self.participants[0].site.query(in_views(images, views))
         reply = self.server.receive(query)
         assert reply is not None
         return {"up": len(query), "down": len(reply)}

@@ -56,7 +56,7 @@ def choose_threshold(scores: Tensor, figure: Figure) -> float:
     return THRESHOLDS[nearest]
 
 
-def calibrate(site: Site, channel: Channel, images: Tensor, figure: Figure) -> None:
+def calibrate(site: Site, channel: Channel, images: Tensor, figure: Figure, views: int = 1) -> None:
     """Choose the site's threshold on images that it holds; nothing about them leaves it but the queries.
 
     Args:
@@ -64,14 +64,15 @@ def calibrate(site: Site, channel: Channel, images: Tensor, figure: Figure) -> N
         channel: to the trained server.
         images: float32 [N, 1, H, W] that nothing was trained on.
         figure: of class maps of those images, float [N], higher is better.
+        views: in which every image is asked about.
     """
     if len(images):
-        scores = torch.cat(list(answers_through_wire(site, channel, images)))
+        scores = torch.cat(list(answers_through_wire(site, channel, images, views)))
         site.threshold = choose_threshold(scores, figure)
 
 
 def calibrated_maps(
-    participant: Participant, channel: Channel, images: Tensor, classes: int, *, choose: bool
+    participant: Participant, channel: Channel, images: Tensor, classes: int, *, choose: bool, views: int
 ) -> Tensor:
     """What a site gets back for its images, its threshold chosen first.
 
@@ -81,14 +82,15 @@ def calibrated_maps(
         images: float32 [N, 1, H, W].
         classes: background included.
         choose: whether the threshold is chosen; else the site's is left as it is.
+        views: in which every image is asked about.
 
     Returns:
         Class maps int64 [N, H, W].
     """
     site, val = participant.site, participant.val
     if choose:
-        calibrate(site, channel, val.images, partial(image_dice, data=val, classes=classes))
-    return predict_through_wire(site, channel, images)
+        calibrate(site, channel, val.images, partial(image_dice, data=val, classes=classes), views)
+    return predict_through_wire(site, channel, images, views)
 
 
 def save_threshold(folder: RunFolder, site: Site) -> None:

@@ -25,6 +25,7 @@ from ppcmi_fast.federation.sections import (
     TuningConfig,
     Weight,
 )
+from ppcmi_fast.federation.views import VIEWS
 from ppcmi_fast.keys import check_federation_id
 from ppcmi_fast.ops.params import MAX_ODD_FACTOR, odd_part
 
@@ -47,6 +48,7 @@ STAGES_FILE = "stages.json"
 _BEFORE: dict[str, Any] = {
     "mask_mixing": "hadamard",
     "mask_weights": (1.0, 1.0),
+    "query_views": 1,
     "codec": {"dice": "batch", "head_attention": False},
     "mapper": {"attention": False},
     "baselines": {"work": "equal", "method_rates": {}},
@@ -79,6 +81,8 @@ class RunConfig(Section):
         calibrate: whether each site chooses, on its validation images, how likely a class must be against the
             background; otherwise, and with the nonlinear mask codec, whose scores are no probabilities, the class of
             the highest score is taken.
+        query_views: in how many views a site asks about an image, larger and turned besides as it is, to take the mean
+            of the answers; training knows nothing of them. Each costs a query.
     """
 
     data: Path
@@ -98,6 +102,7 @@ class RunConfig(Section):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     late_sites: tuple[str, ...] = ()
     calibrate: bool = True
+    query_views: Annotated[int, Field(ge=1, le=len(VIEWS))] = 1
     reading: ReadingConfig = ReadingConfig()
     codec: CodecConfig = Field(default=CodecConfig(), validate_default=True)
     mapper: MapperConfig = MapperConfig()

@@ -15,6 +15,7 @@ from torch import Tensor
 from ppcmi_fast.data.arrays import Arrays
 from ppcmi_fast.federation.channel import Channel
 from ppcmi_fast.federation.site import Site
+from ppcmi_fast.federation.views import in_views, merge_views
 from ppcmi_fast.metrics import ImageScores, dice_scores
 
 EXAMPLES_PER_SITE = 4
@@ -51,23 +52,34 @@ def at_threshold(scores: Tensor, threshold: float) -> Tensor:
     return scores * odds.view(1, -1, 1, 1)
 
 
-def answers_through_wire(site: Site, channel: Channel, images: Tensor, batch: int = 32) -> Iterator[Tensor]:
-    """Class scores [n, classes, H, W] of the images, some at a time: query, reply, decode."""
-    for chunk in images.split(batch):
-        reply = channel.send(site.query(chunk))
+def answers_through_wire(
+    site: Site, channel: Channel, images: Tensor, views: int = 1, batch: int = 32
+) -> Iterator[Tensor]:
+    """Class scores [n, classes, H, W] of the images, some at a time: query, reply, decode.
+
+    Args:
+        site: who asks.
+        channel: to the trained server.
+        images: float32 [N, 1, H, W].
+        views: in which every image is asked about, see `views`.
+        batch: images a query, views counted.
+    """
+    for chunk in images.split(max(1, batch // views)):
+        reply = channel.send(site.query(in_views(chunk, views)))
         assert reply is not None
-        yield site.open_reply(reply)
+        yield merge_views(site.open_reply(reply), views)
 
 
-def predict_through_wire(site: Site, channel: Channel, images: Tensor) -> Tensor:
-    """Class maps int64 [N, H, W] at the site's threshold."""
-    return torch.cat(
-        [class_maps(scores, site.threshold) for scores in answers_through_wire(site, channel, images)]
-    )
+def predict_through_wire(site: Site, channel: Channel, images: Tensor, views: int = 1) -> Tensor:
+    """Class maps int64 [N, H, W] at the site's threshold, of answers as `answers_through_wire` gives them."""
+    answers = answers_through_wire(site, channel, images, views)
+    return torch.cat([class_maps(scores, site.threshold) for scores in answers])
 
 
-def measure_latency(site: Site, channel: Channel, images: Tensor, repeats: int = 30) -> dict[str, float]:
-    """Median milliseconds of one image: encode and protect, map at the server, recover and decode."""
+def measure_latency(
+    site: Site, channel: Channel, images: Tensor, views: int = 1, repeats: int = 30
+) -> dict[str, float]:
+    """Median milliseconds of one image: encode its views and protect, map at the server, recover, decode and merge."""
     times: dict[str, list[float]] = {"encode": [], "map": [], "decode": [], "total": []}
 
     def timed(name: str, call: Callable[[], Any]) -> Any:
@@ -76,11 +88,17 @@ def measure_latency(site: Site, channel: Channel, images: Tensor, repeats: int =
         times[name].append((time.perf_counter() - start) * 1e3)
         return result
 
+    def ask(image: Tensor) -> bytes:
+        return site.query(in_views(image, views))
+
+    def answer(reply: bytes) -> Tensor:
+        return merge_views(site.open_reply(reply), views)
+
     for index in range(repeats + 3):
         image = images[index % len(images)].unsqueeze(0)
-        query = timed("encode", partial(site.query, image))
+        query = timed("encode", partial(ask, image))
         reply = timed("map", partial(channel.send, query))
-        timed("decode", partial(site.open_reply, reply))
+        timed("decode", partial(answer, reply))
         times["total"].append(times["encode"][-1] + times["map"][-1] + times["decode"][-1])
     return {name: statistics.median(values[3:]) for name, values in times.items()}
 

@@ -74,7 +74,12 @@ def late_answers(
     for name, data in late.items():
         newcomer = join(config, folder, federation, name, data, classes)
         maps[name] = calibrated_maps(
-            newcomer, federation.channel, data["test"].images, classes, choose=config.calibrated
+            newcomer,
+            federation.channel,
+            data["test"].images,
+            classes,
+            choose=config.calibrated,
+            views=config.query_views,
         )
         save_threshold(folder, newcomer.site)
     return maps

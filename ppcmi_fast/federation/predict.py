@@ -18,16 +18,17 @@ from ppcmi_fast.data.readers.dicom_seg import one_series, write_segmentation
 from ppcmi_fast.data.readers.pictures import grey_values
 from ppcmi_fast.data.readers.volumes import read_volume, write_labels
 from ppcmi_fast.data.records import Pixels
-from ppcmi_fast.errors import DataError, RunError
+from ppcmi_fast.errors import ConfigError, DataError, RunError
 from ppcmi_fast.federation.build import make_mapper, make_site
 from ppcmi_fast.federation.calibration import load_threshold
 from ppcmi_fast.federation.channel import Channel
 from ppcmi_fast.federation.codecs import make_learner
 from ppcmi_fast.federation.config import RunConfig
-from ppcmi_fast.federation.evaluate import class_maps
+from ppcmi_fast.federation.evaluate import answers_through_wire, class_maps
 from ppcmi_fast.federation.runfolder import RunFolder, has_results, load_module, read_json
 from ppcmi_fast.federation.server import Server
 from ppcmi_fast.federation.tuning import encoder_of
+from ppcmi_fast.federation.views import VIEWS
 
 VOLUMES = (".nii", ".nii.gz", ".mha", ".mhd", ".nrrd")
 
@@ -60,14 +61,23 @@ def check_pair(image: Path, out: Path) -> None:
 class Segmenter:
     """A run's parts, ready to segment for one site.
 
+    Args:
+        run: its folder.
+        site: who asks.
+        views: in which it asks about an image; None takes as many as the run's settings say.
+
     Raises:
         RunError: `run` is no finished run, or has no such site.
+        ConfigError: more views than there are, or none.
     """
 
-    def __init__(self, run: Path, site: str) -> None:
+    def __init__(self, run: Path, site: str, views: int | None = None) -> None:
+        if views is not None and not 1 <= views <= len(VIEWS):
+            raise ConfigError(f"--views: expected 1 to {len(VIEWS)}, got {views}")
         if not (run / "config.toml").is_file() or not has_results(run):
             raise RunError(f"{run}: expected the folder of a finished run; make one with `ppcmi federate`")
         folder, self.config = RunFolder(run), RunConfig.load(run / "config.toml")
+        self._views = self.config.query_views if views is None else views
         metrics = read_json(run / "metrics.json")
         dataset = metrics["dataset"]
         late = metrics["late_sites"]["dice"]["site"] if "late_sites" in metrics else {}
@@ -98,9 +108,7 @@ class Segmenter:
 
     def class_map(self, pixels: Tensor, shape: tuple[int, int]) -> ClassMap:
         """Classes uint8 of `shape`, from an image [1, size, size] in 0..1."""
-        reply = self._channel.send(self._site.query(pixels.unsqueeze(0)))
-        assert reply is not None
-        scores = self._site.open_reply(reply)
+        (scores,) = answers_through_wire(self._site, self._channel, pixels.unsqueeze(0), self._views)
         scores = torch.nn.functional.interpolate(scores, size=shape, mode="bilinear", align_corners=False)
         return np.asarray(class_maps(scores, self._site.threshold)[0].numpy(), dtype=np.uint8)
 
@@ -114,7 +122,7 @@ class Segmenter:
         return np.stack(maps)
 
 
-def segment_image(run: Path, site: str, image: Path, out: Path) -> dict[int, int]:
+def segment_image(run: Path, site: str, image: Path, out: Path, views: int | None = None) -> dict[int, int]:
     """Write the class map of one picture, volume or DICOM series at its own size.
 
     Args:
@@ -124,16 +132,18 @@ def segment_image(run: Path, site: str, image: Path, out: Path) -> dict[int, int
             DICOM series, or one of its slices.
         out: PNG for a picture; NIfTI, MHA or NRRD for a volume, in its geometry (values are classes); DICOM SEG, with a
             segment a class, for DICOM.
+        views: as `Segmenter` takes them.
 
     Returns:
         Pixels per class, by class number.
 
     Raises:
         RunError: `run` is no finished run, or has no such site.
+        ConfigError: more views than there are, or none.
         DataError: the image cannot be read, or `out` is of a format that does not fit it.
     """
     check_pair(image, out)
-    segmenter, kind = Segmenter(run, site), kind_of(image)
+    segmenter, kind = Segmenter(run, site, views), kind_of(image)
     out.parent.mkdir(parents=True, exist_ok=True)
     if kind == "dicom":
         headers = one_series(image)

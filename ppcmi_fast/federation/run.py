@@ -228,8 +228,9 @@ class FederatedRun:
         for participant in federation.participants:
             save_threshold(self.folder, participant.site)
         first = federation.participants[0]
-        payload = federation.payload_per_image(tests[first.site.name].images[:1])
-        latency = measure_latency(first.site, federation.channel, tests[first.site.name].images)
+        images, views = tests[first.site.name].images, self.config.query_views
+        payload = federation.payload_per_image(images[:1], views)
+        latency = measure_latency(first.site, federation.channel, images, views)
         if self.config.bits_up != 32 or self.config.bits_down != 32:
             exact = build_federation(
                 self.config.model_copy(update={"bits_up": 32, "bits_down": 32}),
@@ -255,10 +256,15 @@ class FederatedRun:
 
     def _answers(self, federation: Federation) -> dict[str, Tensor]:
         """Class maps of every site's test images, each site's threshold chosen first."""
-        tests, classes, choose = self.site_data("test"), self.dataset.classes, self.config.calibrated
+        tests, classes, config = self.site_data("test"), self.dataset.classes, self.config
         return {
             p.site.name: calibrated_maps(
-                p, federation.channel, tests[p.site.name].images, classes, choose=choose
+                p,
+                federation.channel,
+                tests[p.site.name].images,
+                classes,
+                choose=config.calibrated,
+                views=config.query_views,
             )
             for p in federation.participants
         }

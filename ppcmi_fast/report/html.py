@@ -81,7 +81,9 @@ def headline(metrics: dict[str, Any]) -> list[Card]:
     up, down = words.number(payload.get("up")), words.number(payload.get("down"))
     if up is not None and down is not None:
         bits = f"{config.get('bits_up', '?')} bits up, {config.get('bits_down', '?')} down"
-        cards.append(Card("payload an image", words.size(up + down), f"up + down, {bits}"))
+        views = config.get("query_views", 1)
+        asked = f", {views} views" if views != 1 else ""
+        cards.append(Card("payload an image", words.size(up + down), f"up + down, {bits}{asked}"))
     total = words.number(metrics.get("latency_ms", {}).get("total"))
     if total is not None:
         threads = metrics.get("environment", {}).get("threads")

@@ -1,0 +1,128 @@
+"""Views of an image: made at the site, put back, averaged where they see, and asked about in one query."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from federation_parties import Spy, connect, data, make_site
+from tiny_runs import tiny_config
+from torch import Tensor
+
+from ppcmi_fast import wire
+from ppcmi_fast.data.phantom import write_phantom
+from ppcmi_fast.errors import ConfigError
+from ppcmi_fast.federation.evaluate import answers_through_wire, measure_latency
+from ppcmi_fast.federation.predict import Segmenter
+from ppcmi_fast.federation.run import federate
+from ppcmi_fast.federation.views import VIEWS, View, in_views, merge_views
+
+SIDE = 64
+
+
+def disc(x: float, y: float, radius: float) -> Tensor:
+    """[1, 1, SIDE, SIDE], smooth at its edge; places in pixels from the middle, right and down."""
+    axis = torch.arange(SIDE) - (SIDE - 1) / 2
+    away = ((axis[None] - x) ** 2 + (axis[:, None] - y) ** 2).sqrt()
+    return torch.sigmoid((radius - away) * 2).view(1, 1, SIDE, SIDE)
+
+
+def middle_of(image: Tensor) -> tuple[float, float]:
+    """Centre of what is bright, right and down of the middle."""
+    axis = torch.arange(SIDE) - (SIDE - 1) / 2
+    image = image[0, 0] / image.sum()
+    return float((image.sum(0) * axis).sum()), float((image.sum(1) * axis).sum())
+
+
+def test_the_first_view_is_the_image_as_it_is() -> None:
+    images = torch.rand(3, 1, SIDE, SIDE)
+    assert VIEWS[0] == View() and torch.equal(in_views(images, 1), images)
+    for count in range(1, len(VIEWS) + 1):
+        views = in_views(images, count)
+        assert views.shape == (count * 3, 1, SIDE, SIDE) and torch.equal(views[:3], images)
+        assert all(not torch.equal(one, two) for one, two in zip(views[3:], views[:-3], strict=True))
+    assert torch.equal(merge_views(images, 1), images)
+
+
+def test_a_view_is_larger_and_turned_about_the_middle() -> None:
+    at_the_right = disc(15, 0, 5)
+    larger = View(0, 1.3).of(at_the_right, "border")
+    assert larger.sum() / at_the_right.sum() == pytest.approx(1.3**2, rel=0.02)
+    assert middle_of(larger) == pytest.approx((1.3 * 15, 0), abs=0.1)
+    x, y = middle_of(View(30, 1).of(at_the_right, "border"))
+    assert (x**2 + y**2) ** 0.5 == pytest.approx(15, abs=0.1) and abs(y) == pytest.approx(7.5, abs=0.1)
+    opposite = middle_of(View(-30, 1).of(at_the_right, "border"))
+    assert opposite == pytest.approx((x, -y), abs=0.1)
+
+
+def test_what_is_answered_to_views_is_put_back_where_it_was() -> None:
+    image = torch.cat([disc(9, -6, 7), disc(-12, 3, 4)])
+    for count in range(1, len(VIEWS) + 1):
+        assert (merge_views(in_views(image, count), count) - image).abs().max() < 0.06
+    # Without being put back it would be elsewhere.
+    assert (in_views(image, 2)[2:] - image).abs().max() > 0.5
+
+
+def test_a_position_has_the_mean_of_the_views_that_see_it() -> None:
+    count = len(VIEWS)
+    scores = torch.cat([torch.full((2, 3, SIDE, SIDE), float(number)) for number in range(count)])
+    merged = merge_views(scores, count)
+    assert merged.shape == (2, 3, SIDE, SIDE)
+    assert merged[:, :, SIDE // 2, SIDE // 2] == pytest.approx((count - 1) / 2)
+    # What is larger loses its edges: only the image as it is tells of the corners.
+    assert merged[:, :, [0, 0, -1, -1], [0, -1, 0, -1]].abs().max() < 1e-6
+
+
+def test_views_of_an_image_are_one_query() -> None:
+    site, images = make_site("a", bits_up=32, bits_down=32), data()[0]
+    channel = connect([site])
+    count, code = len(VIEWS), torch.randn(1, 16, 4, 4, generator=torch.Generator().manual_seed(2))
+    channel.server.mapper = spy = Spy({8: code.repeat(count, 1, 1, 1)})  # type: ignore[assignment]
+    alone = [site.query(view[None]) for view in in_views(images[:1], count)]
+    assert channel.recorded is not None
+    channel.recorded.clear()
+    # Room for one image of so many views in a message.
+    answers = list(answers_through_wire(site, channel, images, count, batch=count + 1))
+    assert [len(answer) for answer in answers] == [1] * len(images) and len(channel.recorded) == len(images)
+    sent, one_by_one = (
+        torch.cat([wire.decode(query, "fed", 0).tensors["image/4"] for query in queries])
+        for queries in (channel.recorded[:1], alone)
+    )
+    assert torch.equal(sent, one_by_one) and spy.given[0][4].shape[0] == count
+    # And the answers to them are merged: all alike here but for where their views look.
+    plain = site.mask_codec.decode({8: code})  # The mapper's own code lies in the server's frame.
+    assert answers[0].shape == plain.shape
+    assert torch.equal(answers[0], answers[1])
+
+
+def test_a_run_asks_in_as_many_views_as_it_is_set(tmp_path: Path) -> None:
+    write_phantom("cardiac", tmp_path / "data", subjects=3, sites=2, slices=1, size=32)
+    found = {}
+    for views in (1, 3):
+        config = tiny_config(tmp_path / "data", {"query_views": views, "bits_up": 8, "calibrate": False})
+        found[views] = federate(config, tmp_path / f"run-{views}")
+    one, three = (found[views]["payload_bytes"]["up"] for views in (1, 3))
+    # The head of a message does not grow with it.
+    assert 2 * one < three < 3 * one
+    assert found[3]["config"]["query_views"] == 3
+    run = tmp_path / "run-3"
+    segmenter = Segmenter(run, "site-1")
+    image = disc(3, -2, 10)[..., ::2, ::2]
+    maps = segmenter.class_map(image[0], (32, 32))
+    one = Segmenter(run, "site-1", views=1).class_map(image[0], (32, 32))
+    assert (one != maps).any()
+    alone = torch.cat(list(answers_through_wire(segmenter._site, segmenter._channel, in_views(image, 3), 1)))
+    assert torch.from_numpy(maps).equal(merge_views(alone, 3).argmax(1)[0].to(torch.uint8))
+    latency = measure_latency(segmenter._site, segmenter._channel, image, views=3, repeats=2)
+    assert set(latency) == {"encode", "map", "decode", "total"} and min(latency.values()) > 0
+
+    for views in (0, len(VIEWS) + 1):
+        with pytest.raises(ConfigError, match=f"--views: expected 1 to {len(VIEWS)}, got {views}"):
+            Segmenter(run, "site-1", views)
+
+
+@pytest.mark.parametrize("views", [0, len(VIEWS) + 1, 1.5])
+def test_other_numbers_of_views_are_refused(views: float, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="query_views: Input should be"):
+        tiny_config(tmp_path, {"query_views": views})
