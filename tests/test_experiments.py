@@ -62,6 +62,11 @@ def test_every_experiment_file_is_planned(path: Path, tmp_path: Path) -> None:
     tiny = planned_runs(found, tmp_path, smoke=True)
     assert len(tiny) == sum(not variant.hidden for variant in found.variants)
     assert all(run.config.size == 32 for run in tiny)
+    whole = {run.variant: run.config for run in runs}
+    for run in tiny:
+        given = whole[run.variant]
+        assert (run.config.tuning.rounds == 0) == (given.tuning.rounds == 0), run.variant
+        assert (run.config.mapper_steps == 0) == (given.mapper_steps == 0), run.variant
     # Work that counts is of a size that a smoke run does not have.
     alone = {variant.name for variant in found.variants if variant.baselines_only}
     assert all(run.config.codec.rounds > 2 for run in runs if run.variant not in alone)

@@ -196,7 +196,7 @@ def test_a_site_without_a_common_frame_or_with_folds_sends_no_head(settings: dic
         ("folds=[2,1,1]", r"got folds=\[2, 1, 1\], which the head does not read"),
         ("mapper.width=64", "got mapper.width=64, mapper.blocks=1, where the head has 48 and 1"),
         ("mapper.blocks=2", "got mapper.width=48, mapper.blocks=2, where the head has 48 and 1"),
-        ("mapper.attention=true", "got mapper.attention=True, codec.head_attention=False, which differ"),
+        ("mapper.attention=true", "got mapper.attention=true, codec.head_attention=false, which differ"),
     ],
 )
 def test_settings_under_which_there_is_no_head_are_named(line: str, message: str, tmp_path: Path) -> None:

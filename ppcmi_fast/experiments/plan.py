@@ -239,7 +239,10 @@ def planned_runs(plan: Plan, data: Path, *, smoke: bool = False) -> list[Planned
         seeds = plan.seeds_of(variant)
         for seed in plan.seeds[:1] if smoke else seeds:
             ours = NEXT_TO_NOTHING if variant.baselines_only else {}
-            merged = {**plan.settings, **variant.settings, **ours, **(plan.smoke if smoke else {})}
+            merged = {**plan.settings, **variant.settings, **ours}
+            if smoke:
+                # A stage that is left out stays out.
+                merged |= {name: value for name, value in plan.smoke.items() if merged.get(name) != 0}
             config = RunConfig.build(_nested({**merged, "data": str(data), "seed": seed}))
             if variant.baselines_only and not config.baselines.images:
                 raise ConfigError(

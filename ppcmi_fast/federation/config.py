@@ -211,7 +211,8 @@ class RunConfig(Section):
                 f" {HEAD_BLOCKS}"
             )
         if mapper.attention != codec.head_attention:
-            return f"mapper.attention={mapper.attention}, codec.head_attention={codec.head_attention}, which differ"
+            given = f"mapper.attention={mapper.attention}, codec.head_attention={codec.head_attention}"
+            return f"{given.lower()}, which differ"
         return ""
 
     @property
