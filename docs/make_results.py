@@ -56,7 +56,8 @@ def _is_demo(name: str) -> bool:
 
 def _four_bits(run: dict[str, Any]) -> bool:
     config = run.get("config", {})
-    return (config.get("trust"), config.get("bits_up"), config.get("bits_down")) == ("federation", 4, 4)
+    goal = {"trust": "federation", "bits_up": 4, "bits_down": 4, "query_views": 1}
+    return {"query_views": 1, **config}.items() >= goal.items()
 
 
 def _seconds_goal(text: str, run: dict[str, Any] | None, limit: float) -> Goal:

@@ -87,8 +87,12 @@ def test_a_finished_run_answers_as_it_did_when_it_was_finished(run: Path) -> Non
             lambda folder: rewrite(folder / "config.toml", 'mask = "linear"', 'mask = "autoencoder"'),
             'codec.mask: expected a run with "linear"',
         ),
+        (
+            lambda folder: rewrite(folder / "config.toml", "query_views = 1", "query_views = 3"),
+            "query_views: expected a run with 1, got 3; take the run of the same networks",
+        ),
     ],
-    ids=["unfinished", "elsewhere", "autoencoder"],
+    ids=["unfinished", "elsewhere", "autoencoder", "several views"],
 )
 def test_what_cannot_be_restored_is_named(
     run: Path,

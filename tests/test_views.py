@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from fabricated_run import make_metrics
 from federation_parties import Spy, connect, data, make_site
 from tiny_runs import tiny_config
 from torch import Tensor
 
 from ppcmi_fast import wire
 from ppcmi_fast.data.phantom import write_phantom
-from ppcmi_fast.errors import ConfigError
-from ppcmi_fast.federation.evaluate import answers_through_wire, measure_latency
+from ppcmi_fast.errors import ConfigError, WireError
+from ppcmi_fast.federation.build import Federation
+from ppcmi_fast.federation.codecs import Participant
+from ppcmi_fast.federation.evaluate import answers_through_wire, class_maps
 from ppcmi_fast.federation.predict import Segmenter
 from ppcmi_fast.federation.run import federate
+from ppcmi_fast.federation.site import Site
 from ppcmi_fast.federation.views import VIEWS, View, in_views, merge_views
+from ppcmi_fast.report.html import headline
 
 SIDE = 64
 
@@ -33,6 +39,16 @@ def middle_of(image: Tensor) -> tuple[float, float]:
     axis = torch.arange(SIDE) - (SIDE - 1) / 2
     image = image[0, 0] / image.sum()
     return float((image.sum(0) * axis).sum()), float((image.sum(1) * axis).sum())
+
+
+def counting(query: Callable[[Site, Tensor], bytes], asked: list[int]) -> Callable[[Site, Tensor], bytes]:
+    """The same, with how many images were in each."""
+
+    def query_and_count(site: Site, images: Tensor) -> bytes:
+        asked.append(len(images))
+        return query(site, images)
+
+    return query_and_count
 
 
 def test_the_first_view_is_the_image_as_it_is() -> None:
@@ -90,35 +106,40 @@ def test_views_of_an_image_are_one_query() -> None:
         for queries in (channel.recorded[:1], alone)
     )
     assert torch.equal(sent, one_by_one) and spy.given[0][4].shape[0] == count
-    # And the answers to them are merged: all alike here but for where their views look.
-    plain = site.mask_codec.decode({8: code})  # The mapper's own code lies in the server's frame.
-    assert answers[0].shape == plain.shape
-    assert torch.equal(answers[0], answers[1])
+    # Every view of every image was answered alike.
+    channel.server.mapper = Spy({8: code})  # type: ignore[assignment]
+    (plain,) = answers_through_wire(site, channel, images[:1])
+    for answer in answers:
+        torch.testing.assert_close(answer, merge_views(plain.repeat(count, 1, 1, 1), count))
+    assert not torch.allclose(answers[0], plain)
+    with pytest.raises(WireError, match=f"an answer to each of {count} images, got 1; ask again"):
+        list(answers_through_wire(site, channel, images[:1], count))
 
 
-def test_a_run_asks_in_as_many_views_as_it_is_set(tmp_path: Path) -> None:
-    write_phantom("cardiac", tmp_path / "data", subjects=3, sites=2, slices=1, size=32)
-    found = {}
-    for views in (1, 3):
-        config = tiny_config(tmp_path / "data", {"query_views": views, "bits_up": 8, "calibrate": False})
-        found[views] = federate(config, tmp_path / f"run-{views}")
-    one, three = (found[views]["payload_bytes"]["up"] for views in (1, 3))
-    # The head of a message does not grow with it.
-    assert 2 * one < three < 3 * one
-    assert found[3]["config"]["query_views"] == 3
-    run = tmp_path / "run-3"
+def test_a_run_asks_in_as_many_views_as_it_is_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_phantom("cardiac", tmp_path / "data", subjects=4, sites=3, slices=2, size=32)
+    asked: list[int] = []
+    monkeypatch.setattr(Site, "query", counting(Site.query, asked))
+    config = tiny_config(
+        tmp_path / "data", {"query_views": 3, "bits_up": 32, "bits_down": 32, "late_sites": ["site-2"]}
+    )
+    run = tmp_path / "run"
+    metrics = federate(config, run)
+    # Validation images for the threshold, test images, those of latency and payload, and a site that came late.
+    assert len(asked) > 30 and all(count % 3 == 0 for count in asked)
+    assert metrics["config"]["query_views"] == 3
     segmenter = Segmenter(run, "site-1")
-    image = disc(3, -2, 10)[..., ::2, ::2]
-    maps = segmenter.class_map(image[0], (32, 32))
-    one = Segmenter(run, "site-1", views=1).class_map(image[0], (32, 32))
-    assert (one != maps).any()
-    alone = torch.cat(list(answers_through_wire(segmenter._site, segmenter._channel, in_views(image, 3), 1)))
-    assert torch.from_numpy(maps).equal(merge_views(alone, 3).argmax(1)[0].to(torch.uint8))
-    latency = measure_latency(segmenter._site, segmenter._channel, image, views=3, repeats=2)
-    assert set(latency) == {"encode", "map", "decode", "total"} and min(latency.values()) > 0
-
+    image = disc(3, -2, 10)[0, :, ::2, ::2]
+    maps = segmenter.class_map(image, (32, 32))
+    assert asked[-1] == 3
+    one = Segmenter(run, "site-1", views=1).class_map(image, (32, 32))
+    assert asked[-1] == 1 and (one != maps).any()
+    site, channel = segmenter._site, segmenter._channel
+    alone = torch.cat(list(answers_through_wire(site, channel, in_views(image[None], 3))))
+    merged = class_maps(merge_views(alone, 3), site.threshold)
+    assert torch.from_numpy(maps).equal(merged[0].to(torch.uint8))
     for views in (0, len(VIEWS) + 1):
-        with pytest.raises(ConfigError, match=f"--views: expected 1 to {len(VIEWS)}, got {views}"):
+        with pytest.raises(ConfigError, match=f"views: expected 1 to {len(VIEWS)}, got {views}"):
             Segmenter(run, "site-1", views)
 
 
@@ -126,3 +147,24 @@ def test_a_run_asks_in_as_many_views_as_it_is_set(tmp_path: Path) -> None:
 def test_other_numbers_of_views_are_refused(views: float, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="query_views: Input should be"):
         tiny_config(tmp_path, {"query_views": views})
+
+
+def test_a_query_costs_as_many_images_as_it_has_views() -> None:
+    site, images = make_site("a"), data()[0]
+    channel = connect([site])
+    federation = Federation([Participant(site, *[None] * 3)], channel.server, channel, None)  # type: ignore[arg-type]
+    channel.server.mapper = Spy({8: torch.zeros(1, 16, 4, 4)})  # type: ignore[assignment]
+    one = federation.payload_per_image(images[:1])
+    channel.server.mapper = Spy({8: torch.zeros(3, 16, 4, 4)})  # type: ignore[assignment]
+    three = federation.payload_per_image(images[:1], 3)
+    for way, values in (("up", 8 * 8 * 8 + 16 * 4 * 4), ("down", 16 * 4 * 4)):
+        # The head of a message does not grow with it, but for digits of its lengths.
+        assert three[way] - one[way] == pytest.approx(2 * values, abs=16)
+
+
+def test_the_report_says_how_many_views_a_payload_is_of() -> None:
+    metrics = make_metrics()
+    for views, said in ((1, "4 down"), (3, "4 down, 3 views")):
+        metrics["config"]["query_views"] = views
+        (note,) = [card.note for card in headline(metrics) if card.label == "payload an image"]
+        assert note.endswith(said)

@@ -24,13 +24,14 @@ from ppcmi_fast.federation.evaluate import answers_through_wire, mean_dice
 from ppcmi_fast.federation.run import FederatedRun, draw_split
 from ppcmi_fast.federation.runfolder import RunFolder, has_results, read_json, write_json
 from ppcmi_fast.federation.scoring import Scorer, compare_rows, summarise_rows
+from ppcmi_fast.federation.views import in_views
 
 RESULTS = Path(__file__).resolve().parents[2] / "docs" / "results" / "lab"
 
 
 @dataclass(frozen=True)
 class RestoredRun:
-    """Its parts; sites' thresholds are left out, so that all that is compared takes the likeliest class."""
+    """Its parts; sites' thresholds are left out, so that all that is compared takes the likeliest class of one view."""
 
     folder: Path
     config: RunConfig
@@ -46,7 +47,7 @@ class RestoredRun:
 
         Raises:
             RunError: not the folder of a finished run of an experiment.
-            ConfigError: its answers are no probabilities.
+            ConfigError: its answers are no probabilities, or of several views.
         """
         if not has_results(folder):
             raise RunError(f"{folder}: expected the folder of a finished run; make one with `ppcmi federate`")
@@ -59,6 +60,11 @@ class RestoredRun:
         if config.codec.mask != "linear":
             raise ConfigError(
                 f'codec.mask: expected a run with "linear", got "{config.codec.mask}"; take another run'
+            )
+        if config.query_views != 1:
+            raise ConfigError(
+                f"query_views: expected a run with 1, got {config.query_views}; take the run of the same networks that"
+                " answers one view"
             )
         torch.set_num_threads(config.threads or torch.get_num_threads())
         dataset = read_dataset(config)
@@ -79,10 +85,10 @@ class RestoredRun:
         """The server's answers to a site, class scores [N, classes, H, W]."""
         return torch.cat(list(answers_through_wire(participant.site, self.federation.channel, images)))
 
-    def answers(self, part: str) -> dict[str, Tensor]:
-        """Those to every site's images of a part, by site."""
+    def answers(self, part: str, views: int = 1) -> dict[str, Tensor]:
+        """Those to every site's images of a part, in one view after another, by site."""
         return {
-            p.site.name: self.ask(p, self.sites[p.site.name][part].images)
+            p.site.name: self.ask(p, in_views(self.sites[p.site.name][part].images, views))
             for p in self.federation.participants
         }
 
@@ -111,6 +117,14 @@ class RestoredRun:
             method: {"dice": summarise_rows(found, self.config.seed)["dice"]["mean"]}
             | differences.get(method, {})
             for method, found in rows.items()
+        }
+
+    def measured(self, answers: Mapping[str, Mapping[str, Mapping[str, Tensor]]]) -> dict[str, Any]:
+        """Entries of methods that train nothing, by class scores by part and site; all differ from the first."""
+        tests = {name: found["test"] for name, found in answers.items()}
+        return {
+            name: entry | {"validation": self.validation(answers[name]["val"]), "seconds": 0.0}
+            for name, entry in self.compared(tests, next(iter(answers))).items()
         }
 
 

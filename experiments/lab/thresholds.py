@@ -24,6 +24,7 @@ from ppcmi_fast.baselines.base import CHOSEN, method_of
 from ppcmi_fast.federation.calibration import choose_threshold
 from ppcmi_fast.federation.evaluate import at_threshold, image_dice
 from ppcmi_fast.federation.runfolder import load_module, read_json
+from ppcmi_fast.federation.views import in_views
 from ppcmi_fast.report.runfolder import method_title
 
 OURS = "ppcmi"
@@ -71,13 +72,16 @@ def at_chosen_thresholds(run: RestoredRun, found: dict[str, Scores]) -> dict[str
     }
 
 
-def likelihoods(run: RestoredRun, method: str) -> dict[str, Scores]:
-    """Class scores of every site's validation and test images, by part and site."""
+def likelihoods(run: RestoredRun, method: str, views: int = 1) -> dict[str, Scores]:
+    """Class scores of every site's validation and test images, in one view after another, by part and site."""
     if method == OURS:
-        return {part: run.answers(part) for part in ("val", "test")}
+        return {part: run.answers(part, views) for part in ("val", "test")}
     nets = networks(run, method)
     return {
-        part: {site: probabilities(net, run.sites[site][part].images) for site, net in nets.items()}
+        part: {
+            site: probabilities(net, in_views(run.sites[site][part].images, views))
+            for site, net in nets.items()
+        }
         for part in ("val", "test")
     }
 
@@ -88,13 +92,9 @@ def measure(run: RestoredRun) -> dict[str, Any]:
     for method in (OURS, *(name for name in U_NETS if name in run.config.baselines.methods)):
         plain = likelihoods(run, method)
         title = method_title(method, run.config.model_dump())
-        answers = {
-            f"{title}, likeliest class": plain,
-            f"{title}, thresholds": at_chosen_thresholds(run, plain),
-        }
-        compared = run.compared({name: found["test"] for name, found in answers.items()}, next(iter(answers)))
-        for name, entry in compared.items():
-            entries[name] = entry | {"validation": run.validation(answers[name]["val"]), "seconds": 0.0}
+        entries |= run.measured(
+            {f"{title}, likeliest class": plain, f"{title}, thresholds": at_chosen_thresholds(run, plain)}
+        )
     return entries
 
 

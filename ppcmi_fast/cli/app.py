@@ -240,7 +240,10 @@ def segment(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the mask if it exists.")] = False,
     views: Annotated[
         int | None,
-        typer.Option("--views", help="Views of the image, larger and turned; else as the run is set."),
+        typer.Option(
+            "--views",
+            help="Views of the image to ask about; the run's, for which thresholds were chosen, unless given.",
+        ),
     ] = None,
 ) -> None:
     """Segment one image with a trained run: encode and protect, map at the server, recover and decode."""

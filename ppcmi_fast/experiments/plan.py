@@ -22,6 +22,8 @@ PHANTOM = "phantom:"
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")
 # What may differ from the run whose networks are taken over: how answers are sent, measured and compared.
 ANSWERS = ("bits_up", "bits_down", *EVALUATION)
+# Stages that a run may do without.
+LEFT_OUT_BY_ZERO = ("mapper.steps", "tuning.rounds")
 # Ours in a run whose baselines alone are wanted: as little of it as there can be.
 NEXT_TO_NOTHING = {
     "codec.rounds": 1,
@@ -90,7 +92,8 @@ class Plan(_Section):
         seeds: each is a run of every variant.
         settings: dotted names of `RunConfig` and their values, of all variants.
         variants: at least one.
-        smoke: settings that make every run tiny; with them phantoms stand in for any data.
+        smoke: settings that make every run tiny, but for stages that it leaves out; with them phantoms stand in for any
+            data.
         figure: of all variants; None draws none.
         rows: whether the page shows pictures with every method's contours; of phantoms only, because they are kept.
     """
@@ -241,8 +244,8 @@ def planned_runs(plan: Plan, data: Path, *, smoke: bool = False) -> list[Planned
             ours = NEXT_TO_NOTHING if variant.baselines_only else {}
             merged = {**plan.settings, **variant.settings, **ours}
             if smoke:
-                # A stage that is left out stays out.
-                merged |= {name: value for name, value in plan.smoke.items() if merged.get(name) != 0}
+                left_out = {name for name in LEFT_OUT_BY_ZERO if merged.get(name) == 0}
+                merged |= {name: value for name, value in plan.smoke.items() if name not in left_out}
             config = RunConfig.build(_nested({**merged, "data": str(data), "seed": seed}))
             if variant.baselines_only and not config.baselines.images:
                 raise ConfigError(

@@ -81,8 +81,8 @@ class RunConfig(Section):
         calibrate: whether each site chooses, on its validation images, how likely a class must be against the
             background; otherwise, and with the nonlinear mask codec, whose scores are no probabilities, the class of
             the highest score is taken.
-        query_views: in how many views a site asks about an image, larger and turned besides as it is, to take the mean
-            of the answers; training knows nothing of them. Each costs a query.
+        query_views: in how many views a site asks about an image, as it is and then larger and turned, to take the mean
+            of the answers; training knows nothing of them (`mapper.views` are others). Each costs a query.
     """
 
     data: Path

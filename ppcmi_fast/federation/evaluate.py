@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ppcmi_fast.data.arrays import Arrays
+from ppcmi_fast.errors import WireError
 from ppcmi_fast.federation.channel import Channel
 from ppcmi_fast.federation.site import Site
 from ppcmi_fast.federation.views import in_views, merge_views
@@ -62,12 +63,20 @@ def answers_through_wire(
         channel: to the trained server.
         images: float32 [N, 1, H, W].
         views: in which every image is asked about, see `views`.
-        batch: images a query, views counted.
+        batch: images a query, views counted, but at least one in all its views.
+
+    Raises:
+        WireError: a reply that cannot be read, or of another number of images.
     """
     for chunk in images.split(max(1, batch // views)):
         reply = channel.send(site.query(in_views(chunk, views)))
         assert reply is not None
-        yield merge_views(site.open_reply(reply), views)
+        scores = site.open_reply(reply)
+        if len(scores) != len(chunk) * views:
+            raise WireError(
+                f"reply: expected an answer to each of {len(chunk) * views} images, got {len(scores)}; ask again"
+            )
+        yield merge_views(scores, views)
 
 
 def predict_through_wire(site: Site, channel: Channel, images: Tensor, views: int = 1) -> Tensor:

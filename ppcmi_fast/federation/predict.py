@@ -64,7 +64,8 @@ class Segmenter:
     Args:
         run: its folder.
         site: who asks.
-        views: in which it asks about an image; None takes as many as the run's settings say.
+        views: in which it asks about an image; None takes as many as the run's settings say, for which the site's
+            threshold was chosen.
 
     Raises:
         RunError: `run` is no finished run, or has no such site.
@@ -73,7 +74,9 @@ class Segmenter:
 
     def __init__(self, run: Path, site: str, views: int | None = None) -> None:
         if views is not None and not 1 <= views <= len(VIEWS):
-            raise ConfigError(f"--views: expected 1 to {len(VIEWS)}, got {views}")
+            raise ConfigError(
+                f"views: expected 1 to {len(VIEWS)}, got {views}; leave it out to ask as the run is set"
+            )
         if not (run / "config.toml").is_file() or not has_results(run):
             raise RunError(f"{run}: expected the folder of a finished run; make one with `ppcmi federate`")
         folder, self.config = RunFolder(run), RunConfig.load(run / "config.toml")

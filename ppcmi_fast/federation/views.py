@@ -1,7 +1,7 @@
 """An image asked about in several views, larger and turned, and one answer made of theirs.
 
-A network finds most where a structure is about as large as in what it was trained on, and what the wire rounds away
-differs from view to view. Views are made and put back at the site; to the server they are images as others are.
+A structure of a few pixels is of a few more in a larger view, and networks err and the wire rounds in each view
+otherwise, of which a mean keeps less. Views are made and put back at the site; to the server they are images as others.
 """
 
 from __future__ import annotations
