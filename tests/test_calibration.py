@@ -16,6 +16,8 @@ from ppcmi_fast.codec import LinearMaskCodec
 from ppcmi_fast.data.phantom import write_phantom
 from ppcmi_fast.errors import RunError
 from ppcmi_fast.federation.calibration import (
+    RULE,
+    RULE_OF_IMAGES,
     THRESHOLDS,
     calibrate,
     choose_threshold,
@@ -54,6 +56,9 @@ def test_one_half_is_the_likeliest_class_however_many_there_are() -> None:
         assert torch.equal(class_maps(two, threshold), (foreground[:, 0] > threshold).long())
 
 
+EACH_ITS_OWN = ["a", "b", "c", "d", "e"]
+
+
 def accuracy(truth: Tensor, maps: Tensor) -> Tensor:
     """Of each image."""
     return (maps == truth).float().mean((1, 2))
@@ -63,23 +68,45 @@ def test_a_threshold_is_as_near_to_one_half_as_the_images_allow() -> None:
     # Every image says: between 0.31 and 0.46.
     scores = binary(torch.tensor([0.1, 0.31, 0.46, 0.9])).repeat(5, 1, 1, 1)
     truth = torch.tensor([0, 0, 1, 1]).view(1, 1, 4)
-    assert choose_threshold(scores, partial(accuracy, truth)) == max(t for t in THRESHOLDS if t < 0.46)
+    assert choose_threshold(scores, partial(accuracy, truth), EACH_ITS_OWN) == max(
+        t for t in THRESHOLDS if t < 0.46
+    )
     # Mirrored: from above.
-    assert choose_threshold(scores.flip(1), partial(accuracy, 1 - truth)) == min(
+    assert choose_threshold(scores.flip(1), partial(accuracy, 1 - truth), EACH_ITS_OWN) == min(
         t for t in THRESHOLDS if t >= 0.54
     )
     # One image in five gains from less than 0.3: within what images differ by.
     few = torch.cat(
         [binary(torch.tensor([0.1, 0.1, 0.9, 0.9]))] * 4 + [binary(torch.tensor([0.1, 0.1, 0.3, 0.9]))]
     )
-    assert choose_threshold(few, partial(accuracy, truth)) == 0.5
+    assert choose_threshold(few, partial(accuracy, truth), EACH_ITS_OWN) == 0.5
     better = partial(accuracy, truth)
     assert better(class_maps(few, 0.25)).mean() > better(class_maps(few, 0.5)).mean()
     # Four in five are more than that.
     many = torch.cat([few[4:]] * 4 + [few[:1]])
-    assert choose_threshold(many, partial(accuracy, truth)) == max(t for t in THRESHOLDS if t < 0.3)
+    assert choose_threshold(many, partial(accuracy, truth), EACH_ITS_OWN) == max(
+        t for t in THRESHOLDS if t < 0.3
+    )
     # One image says nothing.
-    assert choose_threshold(scores[:1], partial(accuracy, truth)) == 0.5
+    assert choose_threshold(scores[:1], partial(accuracy, truth), ["a"]) == 0.5
+
+
+def test_subjects_are_asked_and_not_their_images() -> None:
+    # Every image says: between 0.31 and 0.46. So does any number of one subject's, which may all be alike.
+    scores = binary(torch.tensor([0.1, 0.31, 0.46, 0.9])).repeat(6, 1, 1, 1)
+    better = partial(accuracy, torch.tensor([0, 0, 1, 1]).view(1, 1, 4))
+    lower = max(t for t in THRESHOLDS if t < 0.46)
+    assert choose_threshold(scores, better, ["a"] * 6) == 0.5
+    assert choose_threshold(scores, better, ["a"] * 5 + ["b"]) == lower
+    # One of two subjects gains, with most of the images: what it gains is its standard error.
+    indifferent = binary(torch.tensor([0.1, 0.1, 0.9, 0.9])).repeat(2, 1, 1, 1)
+    mixed = torch.cat([scores, indifferent])
+    assert choose_threshold(mixed, better, ["a"] * 6 + ["b"] * 2) == 0.5
+    assert choose_threshold(mixed, better, [f"{number}" for number in range(8)]) == lower
+    # Whatever order they come in.
+    order = [6, 0, 1, 7, 2, 3, 4, 5]
+    names = [("a", "b")[number > 5] for number in order]
+    assert choose_threshold(mixed[order], better, names) == 0.5
 
 
 def test_of_two_as_near_the_better_is_taken() -> None:
@@ -91,7 +118,7 @@ def test_of_two_as_near_the_better_is_taken() -> None:
         def figure(maps: Tensor, figures: dict[int, Tensor] = figures) -> Tensor:
             return figures.get(int(maps[0].sum()), torch.zeros(4))
 
-        assert choose_threshold(scores, figure) == chosen
+        assert choose_threshold(scores, figure, EACH_ITS_OWN[:4]) == chosen
 
 
 class Halfway(nn.Module):
@@ -118,11 +145,11 @@ def test_a_site_chooses_by_itself_through_the_wire() -> None:
     # Foreground at probability 0.4, background at 0.
     channel.server.mapper = Halfway(0.4 * targets[8] + 0.6 * none[8])  # type: ignore[assignment]
     assert predict_through_wire(site, channel, images).sum() < 0.01 * masks.sum()
-    calibrate(site, channel, images, partial(accuracy, masks))
+    calibrate(site, channel, images, partial(accuracy, masks), EACH_ITS_OWN[: len(images)])
     assert site.threshold is not None and site.threshold < 0.4
     assert (predict_through_wire(site, channel, images) == masks).float().mean() > 0.98
     before = site.threshold
-    calibrate(site, channel, images[:0], partial(accuracy, masks[:0]))
+    calibrate(site, channel, images[:0], partial(accuracy, masks[:0]), [])
     assert site.threshold == before
 
 
@@ -146,6 +173,7 @@ def test_one_that_was_chosen_to_be_used_otherwise_is_refused(tmp_path: Path) -> 
     site.threshold = 0.4
     save_threshold(folder, site)
     kept = json.loads(path.read_text())
+    assert kept["rule"] == RULE
     for earlier in ({"threshold": 0.4}, {"threshold": 0.4, "rule": "one standard error"}):
         path.write_text(json.dumps(earlier))
         # Of two classes it says the same.
@@ -155,7 +183,8 @@ def test_one_that_was_chosen_to_be_used_otherwise_is_refused(tmp_path: Path) -> 
         site.mask_codec = LinearMaskCodec(3)
         with pytest.raises(RunError, match="expected a threshold by the rule of this version .*--resume"):
             load_threshold(folder, site)
-    for fine in (kept, {"threshold": None}):
+    # By images it was chosen to be used alike.
+    for fine in (kept, {"threshold": 0.4, "rule": RULE_OF_IMAGES}, {"threshold": None}):
         path.write_text(json.dumps(fine))
         load_threshold(folder, site)
         assert site.threshold == fine["threshold"]

@@ -21,10 +21,10 @@ from ppcmi_fast.experiments.collect import collect
 from ppcmi_fast.experiments.effort import Effort, comparison_of
 from ppcmi_fast.experiments.figures import draw, draw_rows
 from ppcmi_fast.experiments.plan import Plan, planned_runs
-from ppcmi_fast.experiments.records import read_records, write_records
+from ppcmi_fast.experiments.records import read_records, threshold_rule, write_records
 from ppcmi_fast.experiments.statistics import Held, differences
 from ppcmi_fast.experiments.variants import DICE, LEVEL, variants_of
-from ppcmi_fast.federation.calibration import RULE, RULE_OF_SUMS
+from ppcmi_fast.federation.calibration import RULE, RULE_OF_IMAGES, RULE_OF_SUMS
 from ppcmi_fast.metrics import MEASURES, ImageScores, ScoreRow, summarise, write_scores
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -381,16 +381,19 @@ def test_the_page_names_what_trained(tmp_path: Path) -> None:
     both = collect("name", two, tmp_path, [], quiet)
     assert "1 thread of x, or H200 and 1 thread of x, bfloat16 autocast." in tables.page([both])
     earlier = (
-        "Thresholds of an earlier rule than today's (one standard error, a class against the background): "
+        "Thresholds of an earlier rule than today's (one standard error over subjects, a class against the"
+        " background): "
     )
     assert earlier not in tables.page([both])
     del both["runs"][0]["calibration"]
     assert f"{earlier}`one` (seed 0)." in tables.page([both])
+    for rule in (RULE_OF_SUMS, RULE_OF_IMAGES):
+        both["runs"][0]["calibration"] = rule
+        assert earlier in tables.page([both])
     # With two classes a class against the background is what is not the background.
-    both["runs"][0]["calibration"] = RULE_OF_SUMS
-    for classes, otherwise in ((3, True), (2, False)):
-        both["runs"][0]["dataset"]["classes"] = classes
-        assert (earlier in tables.page([both])) == otherwise
+    for classes, same in ((3, False), (2, True)):
+        kept = both["runs"][0] | {"calibration": RULE_OF_SUMS, "dataset": {"classes": classes}}
+        assert (threshold_rule(kept) == RULE_OF_IMAGES) == same
     for key in ("gpus", "training_precision"):
         del both["runs"][0]["environment"][key], both["runs"][1]["environment"][key]
     assert "; 1 thread of x.\n" in tables.page([both])

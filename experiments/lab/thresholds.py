@@ -63,7 +63,11 @@ def probabilities(net: nn.Module, images: Tensor) -> Tensor:
 def at_chosen_thresholds(run: RestoredRun, found: dict[str, Scores]) -> dict[str, Scores]:
     """The same at the threshold that each site chooses, by part and site."""
     chosen = {
-        site: choose_threshold(scores, partial(image_dice, data=run.sites[site]["val"], classes=run.classes))
+        site: choose_threshold(
+            scores,
+            partial(image_dice, data=run.sites[site]["val"], classes=run.classes),
+            run.sites[site]["val"].subjects,
+        )
         for site, scores in found["val"].items()
     }
     return {

@@ -11,7 +11,7 @@ from ppcmi_fast.baselines.base import trials_of
 from ppcmi_fast.errors import ConfigError, RunError
 from ppcmi_fast.experiments.plan import PlannedRun
 from ppcmi_fast.experiments.reuse import same_baseline
-from ppcmi_fast.federation.calibration import RULE, RULE_OF_SUMS
+from ppcmi_fast.federation.calibration import RULE_OF_IMAGES, RULE_OF_SUMS
 from ppcmi_fast.federation.config import RunConfig, changed_settings, with_before
 from ppcmi_fast.federation.runfolder import read_json
 from ppcmi_fast.metrics import ScoreRow, read_scores
@@ -57,7 +57,7 @@ def subjects_of(scores: Sequence[Sequence[Any]]) -> list[list[Any]]:
 def threshold_rule(record: dict[str, Any]) -> str:
     """By which the thresholds of a record were chosen; what is the same rule for two classes has one name."""
     rule: str = record.get("calibration", "")
-    return RULE if rule == RULE_OF_SUMS and record["dataset"]["classes"] == 2 else rule
+    return RULE_OF_IMAGES if rule == RULE_OF_SUMS and record["dataset"]["classes"] == 2 else rule
 
 
 def record_of(folder: Path, variant: str, seed: int) -> dict[str, Any]:
