@@ -37,8 +37,8 @@ QUESTIONS = {
         "Size of what is to be found",
         "Images in which something is to be found, in order of its area, all sites' together, in thirds; means are over"
         " the sites that have images in a third. Numbers and areas are of the held-out images; validation images have"
-        " thirds of their own. All answer by the likeliest class; points are the difference from ours on the same"
-        " images.",
+        " thirds of their own. All answer by the likeliest class, ours in newer entries in four views as well; points"
+        " are the difference from ours on the same images.",
     ),
     "refinement": (
         "Refinement at the site",

@@ -195,8 +195,12 @@ def test_sizes_compare_methods_on_the_same_images(run: Path, results: Path) -> N
     assert restored.command(sizes.measure, "sizes", "", arguments=[str(run)]) == 0
     found = json.loads((results / "sizes.json").read_text())
     methods = found["name/ours, seed 0"]["methods"]
-    titles = ["PPCMI (ours)", *(method_title(name, {}) for name in thresholds.U_NETS)]
-    assert [name.rsplit("), ")[1] for name in methods] == titles * 3
+    titles = [
+        "PPCMI (ours)",
+        f"PPCMI (ours), {len(VIEWS)} views",
+        *(method_title(name, {}) for name in thresholds.U_NETS),
+    ]
+    assert [name.split(" pixels), ")[1] for name in methods] == titles * 3
     for first in range(0, len(methods), len(titles)):
         base, *others = list(methods.values())[first : first + len(titles)]
         for other in others:

@@ -18,9 +18,11 @@ import torch
 from restored import RestoredRun, command
 from thresholds import OURS, U_NETS, likelihoods
 from torch import Tensor
+from views import of_the_first
 
 from ppcmi_fast.data.arrays import Arrays
 from ppcmi_fast.errors import RunError
+from ppcmi_fast.federation.views import VIEWS
 from ppcmi_fast.report.runfolder import method_title
 
 THIRDS = ("smallest", "middle", "largest")
@@ -74,10 +76,15 @@ def with_only(run: RestoredRun, part: str, chosen: Mapping[str, Tensor]) -> Rest
 
 
 def measure(run: RestoredRun) -> dict[str, Any]:
-    """Dice of each method on the thirds, the smallest first."""
-    names = (OURS, *(name for name in U_NETS if name in run.config.baselines.methods))
+    """Dice of each method on the thirds, the smallest first; of ours in several views as well."""
     settings = run.config.model_dump()
-    found = {method_title(name, settings): likelihoods(run, name) for name in names}
+    ours, to_views = method_title(OURS, settings), likelihoods(run, OURS, len(VIEWS))
+    u_nets = (name for name in U_NETS if name in run.config.baselines.methods)
+    found = {
+        ours: of_the_first(run, to_views, 1),
+        f"{ours}, {len(VIEWS)} views": of_the_first(run, to_views, len(VIEWS)),
+        **{method_title(method, settings): likelihoods(run, method) for method in u_nets},
+    }
     validation, test = thirds(run, "val"), thirds(run, "test")
     entries: dict[str, Any] = {}
     for third, chosen in test.items():
