@@ -16,14 +16,13 @@ from typing import Any
 
 import torch
 from restored import RestoredRun, command
-from thresholds import OURS, U_NETS, likelihoods
+from thresholds import OURS, likelihoods, titles
 from torch import Tensor
 from views import of_the_first
 
 from ppcmi_fast.data.arrays import Arrays
 from ppcmi_fast.errors import RunError
 from ppcmi_fast.federation.views import VIEWS
-from ppcmi_fast.report.runfolder import method_title
 
 THIRDS = ("smallest", "middle", "largest")
 
@@ -77,13 +76,12 @@ def with_only(run: RestoredRun, part: str, chosen: Mapping[str, Tensor]) -> Rest
 
 def measure(run: RestoredRun) -> dict[str, Any]:
     """Dice of each method on the thirds, the smallest first; of ours in several views as well."""
-    settings = run.config.model_dump()
-    ours, to_views = method_title(OURS, settings), likelihoods(run, OURS, len(VIEWS))
-    u_nets = (name for name in U_NETS if name in run.config.baselines.methods)
+    u_nets = titles(run)
+    ours, to_views = u_nets.pop(OURS), likelihoods(run, OURS, len(VIEWS))
     found = {
         ours: of_the_first(run, to_views, 1),
         f"{ours}, {len(VIEWS)} views": of_the_first(run, to_views, len(VIEWS)),
-        **{method_title(method, settings): likelihoods(run, method) for method in u_nets},
+        **{title: likelihoods(run, method) for method, title in u_nets.items()},
     }
     validation, test = thirds(run, "val"), thirds(run, "test")
     entries: dict[str, Any] = {}

@@ -33,6 +33,13 @@ U_NETS = ("unet_centralised", "unet_local", *AVERAGED)
 Scores = dict[str, Tensor]
 
 
+def titles(run: RestoredRun) -> dict[str, str]:
+    """Of ours and of the U-Nets beside it, by name."""
+    beside = (name for name in U_NETS if name in run.config.baselines.methods)
+    settings = run.config.model_dump()
+    return {name: method_title(name, settings) for name in (OURS, *beside)}
+
+
 def networks(run: RestoredRun, method: str) -> dict[str, nn.Module]:
     """The trained network of every site, by site."""
     nets = {
@@ -93,9 +100,8 @@ def likelihoods(run: RestoredRun, method: str, views: int = 1) -> dict[str, Scor
 def measure(run: RestoredRun) -> dict[str, Any]:
     """Dice of each method's likeliest classes, and at thresholds."""
     entries: dict[str, Any] = {}
-    for method in (OURS, *(name for name in U_NETS if name in run.config.baselines.methods)):
+    for method, title in titles(run).items():
         plain = likelihoods(run, method)
-        title = method_title(method, run.config.model_dump())
         entries |= run.measured(
             {f"{title}, likeliest class": plain, f"{title}, thresholds": at_chosen_thresholds(run, plain)}
         )

@@ -12,10 +12,9 @@ import sys
 from typing import Any
 
 from restored import RestoredRun, command
-from thresholds import OURS, U_NETS, Scores, likelihoods
+from thresholds import Scores, likelihoods, titles
 
 from ppcmi_fast.federation.views import VIEWS, merge_views
-from ppcmi_fast.report.runfolder import method_title
 
 COUNTS = tuple(2**n for n in range(len(VIEWS).bit_length()))
 
@@ -34,9 +33,8 @@ def of_the_first(run: RestoredRun, scores: dict[str, Scores], count: int) -> dic
 def measure(run: RestoredRun) -> dict[str, Any]:
     """Dice of each method by one view and by several."""
     entries: dict[str, Any] = {}
-    for method in (OURS, *(name for name in U_NETS if name in run.config.baselines.methods)):
+    for method, title in titles(run).items():
         scores = likelihoods(run, method, len(VIEWS))
-        title = method_title(method, run.config.model_dump())
         entries |= run.measured(
             {
                 f"{title}, {count} view{'s' if count > 1 else ''}": of_the_first(run, scores, count)

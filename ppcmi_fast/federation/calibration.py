@@ -20,6 +20,7 @@ from torch import Tensor
 from ppcmi_fast.errors import RunError
 from ppcmi_fast.federation.channel import Channel
 from ppcmi_fast.federation.codecs import Participant
+from ppcmi_fast.federation.config import RunConfig
 from ppcmi_fast.federation.evaluate import answers_through_wire, class_maps, image_dice, predict_through_wire
 from ppcmi_fast.federation.runfolder import RunFolder, read_json, write_json
 from ppcmi_fast.federation.site import Site
@@ -82,23 +83,22 @@ def calibrate(
 
 
 def calibrated_maps(
-    participant: Participant, channel: Channel, images: Tensor, classes: int, *, choose: bool, views: int
+    participant: Participant, channel: Channel, images: Tensor, classes: int, config: RunConfig
 ) -> Tensor:
-    """What a site gets back for its images, its threshold chosen first.
+    """What a site gets back for its images, its threshold chosen first where the settings say so.
 
     Args:
         participant: the site, with its validation images.
         channel: to the trained server.
         images: float32 [N, 1, H, W].
         classes: background included.
-        choose: whether the threshold is chosen; else the site's is left as it is.
-        views: in which every image is asked about.
+        config: the run's settings.
 
     Returns:
         Class maps int64 [N, H, W].
     """
-    site, val = participant.site, participant.val
-    if choose:
+    site, val, views = participant.site, participant.val, config.query_views
+    if config.calibrated:
         figure = partial(image_dice, data=val, classes=classes)
         calibrate(site, channel, val.images, figure, val.subjects, views)
     return predict_through_wire(site, channel, images, views)

@@ -73,13 +73,6 @@ def late_answers(
     maps = {}
     for name, data in late.items():
         newcomer = join(config, folder, federation, name, data, classes)
-        maps[name] = calibrated_maps(
-            newcomer,
-            federation.channel,
-            data["test"].images,
-            classes,
-            choose=config.calibrated,
-            views=config.query_views,
-        )
+        maps[name] = calibrated_maps(newcomer, federation.channel, data["test"].images, classes, config)
         save_threshold(folder, newcomer.site)
     return maps

@@ -256,15 +256,10 @@ class FederatedRun:
 
     def _answers(self, federation: Federation) -> dict[str, Tensor]:
         """Class maps of every site's test images, each site's threshold chosen first."""
-        tests, classes, config = self.site_data("test"), self.dataset.classes, self.config
+        tests, classes = self.site_data("test"), self.dataset.classes
         return {
             p.site.name: calibrated_maps(
-                p,
-                federation.channel,
-                tests[p.site.name].images,
-                classes,
-                choose=config.calibrated,
-                views=config.query_views,
+                p, federation.channel, tests[p.site.name].images, classes, self.config
             )
             for p in federation.participants
         }

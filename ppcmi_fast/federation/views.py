@@ -30,12 +30,10 @@ class View:
 
     def of(self, images: Tensor, padding: str) -> Tensor:
         """Float [N, C, S, S] -> the same shape; `padding` is what lies outside, as `torch` names it."""
-        every = torch.full((len(images),), 1.0)
-        middle = torch.zeros(len(images))
-        grid = sampling_grid(
-            every * math.radians(self.degrees), every * self.zoom, middle, middle, list(images.shape)
-        )
-        return F.grid_sample(images, grid.to(images.device), padding_mode=padding, align_corners=False)
+        angle, zoom, middle = torch.tensor([[math.radians(self.degrees)], [self.zoom], [0.0]])
+        grid = sampling_grid(angle, zoom, middle, middle, [1, *images.shape[1:]]).to(images.device)
+        every = grid.expand(len(images), -1, -1, -1)
+        return F.grid_sample(images, every, padding_mode=padding, align_corners=False)
 
 
 # The first is the image as it is and sees all of it. The others are of those that validated best on cardiac MRI; a
@@ -45,6 +43,8 @@ VIEWS = (View(), View(-10, 1.3), View(10, 1.15), View(0, 1.45))
 
 def in_views(images: Tensor, count: int) -> Tensor:
     """Float [N, 1, S, S] -> [count * N, 1, S, S]: all of them in one view after another, of the first `count`."""
+    if count == 1:
+        return images
     return torch.cat([images, *(view.of(images, "border") for view in VIEWS[1:count])])
 
 
@@ -54,6 +54,8 @@ def merge_views(scores: Tensor, count: int) -> Tensor:
     Returns:
         Float [N, classes, S, S].
     """
+    if count == 1:
+        return scores
     total, *others = scores.chunk(count)
     seen = torch.ones_like(total[:, :1])
     for view, found in zip(VIEWS[1:count], others, strict=True):
