@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from experiment_runs import SHIFTS, plan, quiet, write_run
 from pydantic import ValidationError
-from test_experiment_tables import SHIFTS, quiet, write_run
-from test_experiments import plan
 from tiny_runs import TINY
 
 from ppcmi_fast.errors import ConfigError, RunError

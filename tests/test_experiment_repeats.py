@@ -11,9 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 import tomli_w
+from experiment_runs import SHIFTS, plan, quiet, write_run
 from test_experiment_pieces import BUDGET, PIECES, in_pieces
-from test_experiment_tables import SHIFTS, quiet, write_run
-from test_experiments import plan
 from typer.testing import CliRunner
 
 from ppcmi_fast.cli import experiment

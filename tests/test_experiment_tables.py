@@ -1,231 +1,25 @@
-"""Records merge, statistics count a subject once, the page and its pictures come from records alone."""
+"""Records merge, the page and its pictures come from records alone."""
 
 from __future__ import annotations
 
 import copy
-import json
 from collections.abc import Callable
-from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from scipy.stats import wilcoxon
-from test_experiments import plan
+from experiment_runs import POOLED, SHIFTS, plan, quiet, write_run
 from tiny_runs import TINY
 
 from ppcmi_fast.errors import RunError
 from ppcmi_fast.experiments import tables
 from ppcmi_fast.experiments.collect import collect
-from ppcmi_fast.experiments.effort import Effort, comparison_of
-from ppcmi_fast.experiments.figures import draw, draw_rows
-from ppcmi_fast.experiments.plan import Plan, planned_runs
+from ppcmi_fast.experiments.figures import draw_rows
 from ppcmi_fast.experiments.records import read_records, threshold_rule, write_records
-from ppcmi_fast.experiments.statistics import Held, differences
-from ppcmi_fast.experiments.variants import DICE, LEVEL, variants_of
-from ppcmi_fast.federation.calibration import RULE, RULE_OF_IMAGES, RULE_OF_SUMS
-from ppcmi_fast.metrics import MEASURES, ImageScores, ScoreRow, summarise, write_scores
+from ppcmi_fast.federation.calibration import RULE_OF_IMAGES, RULE_OF_SUMS
 
 ROOT = Path(__file__).resolve().parents[1]
-IMAGES = 2
-POOLED = "unet_centralised"
-
-
-def scores(dice: list[float]) -> ImageScores:
-    values = {measure: [1.0] * len(dice) for measure in MEASURES} | {"dice": dice}
-    return ImageScores(**values)
-
-
-def made_up(shift: float, subjects: range, seed: int, classes: int = 1) -> list[ScoreRow]:
-    rng = np.random.default_rng(seed)
-    rows = []
-    for site in ("a", "b"):
-        for subject in subjects:
-            for image in range(IMAGES):
-                dice = np.clip(0.8 + shift + 0.05 * rng.normal(size=classes), 0, 1).tolist()
-                rows.append(ScoreRow(site, f"s{subject}", f"{image}.png", "", scores(dice)))
-            # A whole volume is another measure, and in no table here.
-            rows.append(ScoreRow(site, f"s{subject}", "v", "all", scores([0.0] * classes)))
-    return rows
-
-
-def write_run(
-    made: Plan,
-    out: Path,
-    shifts: dict[str, float],
-    *,
-    variant: str = "one",
-    seed: int = 0,
-    subjects: range = range(6),
-    classes: int = 1,
-    device: str = "cpu",
-    seconds: dict[str, float] | None = None,
-) -> dict[str, list[ScoreRow]]:
-    run = next(r for r in planned_runs(made, Path("data")) if (r.variant, r.seed) == (variant, seed))
-    folder = out / run.folder
-    folder.mkdir(parents=True)
-    rows = {
-        name: made_up(shift, subjects, 10 * seed + n % 2, classes)
-        for n, (name, shift) in enumerate(shifts.items())
-    }
-    write_scores(folder / "scores.csv", rows)
-    methods = {
-        name: {"images_seen": 10 + seed, "seconds": 60.0, "bytes_sent": {"x": 2000}, "parameters": 5_000_000}
-        for name in rows
-    }
-    sites = {site: {"subjects": 9, "train": 4, "val": 2, "test": 12} for site in ("a", "b")}
-    names = ["cavity", "wall"] if classes == 2 else []
-    metrics = {
-        "methods": methods,
-        "seconds": seconds or {},
-        "payload_bytes": {"up": 100, "down": 20, "train_upload_total": 1},
-        "thresholds": {"a": 0.4, "b": 0.5},
-        "calibration": RULE,
-        "config": run.config.model_dump(mode="json", exclude={"data": True, "reading": {"cache"}}),
-        "dataset": {
-            "name": "d",
-            "size": 32,
-            "classes": classes + 1,
-            "class_names": names,
-            "sites": sites,
-            "spacing_unit": "px",
-        },
-        "environment": {
-            "cpu": "x",
-            "cores": 2,
-            "torch_threads": 1,
-            "training_device": device,
-            "training_precision": "bfloat16 autocast",
-            "cuda": {"devices": ["H200"]},
-        },
-    }
-    (folder / "metrics.json").write_text(json.dumps(metrics))
-    return {name: [row for row in found if not row.is_volume] for name, found in rows.items()}
-
-
-def quiet(line: str) -> None:
-    raise AssertionError(f"nothing is to be dropped, but {line}")
-
-
-def dice_of(row: ScoreRow) -> float:
-    return float(np.mean(row.scores.dice))
-
-
-SHIFTS = {"ppcmi": 0.0, "unet_centralised": 0.08, "unet_local": -0.2}
-
-
-def test_estimates_are_those_of_the_scores(tmp_path: Path) -> None:
-    made = plan(notes="What this\n means.")
-    rows = write_run(made, tmp_path, SHIFTS, classes=2)
-    result = collect("name", made, tmp_path, [], quiet)
-    variant = variants_of(result)[0]
-    for name, found in rows.items():
-        summary = summarise([r.scores for r in found], [r.site for r in found])
-        assert variant.mean(name)[DICE] == pytest.approx(summary["dice"]["mean"], abs=1e-5)
-        by_site = variant.held.site_means(variant.dice(name)[:, None])[:, 0]
-        assert dict(zip(variant.held.sites, by_site, strict=True)) == pytest.approx(
-            summary["dice"]["site"], abs=1e-5
-        )
-        by_class = variant.held.mean(variant.scores(name)[:, DICE])
-        assert list(by_class) == pytest.approx(list(summary["dice"]["class"].values()), abs=1e-5)
-    text = tables.page([result])
-    assert "\nWhat this means.\n" in text
-    assert "| Dice | cavity | wall |" in text and "| Dice | a | b |" in text
-
-
-def test_a_subject_under_two_seeds_is_one(tmp_path: Path) -> None:
-    made = plan(seeds=[0, 1])
-    # Subjects 3 to 5 are held out under both seeds.
-    rows = {
-        seed: write_run(made, tmp_path, SHIFTS, seed=seed, subjects=subjects)
-        for seed, subjects in ((0, range(6)), (1, range(3, 9)))
-    }
-    variant = variants_of(collect("name", made, tmp_path, [], quiet))[0]
-    assert variant.seeds == [0, 1] and len(variant.held.site_of) == 18
-    means = [
-        np.mean([dice_of(r) for r in rows[seed]["ppcmi"] if r.site == site])
-        for seed in (0, 1)
-        for site in ("a", "b")
-    ]
-    assert variant.mean("ppcmi")[DICE] == pytest.approx(np.mean(means), abs=1e-5)
-    of_subject = {
-        name: np.array(
-            [
-                np.mean(
-                    [
-                        dice_of(r)
-                        for seed in (0, 1)
-                        for r in rows[seed][name]
-                        if (r.site, r.subject) == (site, f"s{n}")
-                    ]
-                )
-                for site in ("a", "b")
-                for n in range(9)
-            ]
-        )
-        for name in SHIFTS
-    }
-    gaps = variant.against("unet_centralised")
-    for name, found in gaps.items():
-        p = wilcoxon(of_subject["unet_centralised"] - of_subject[name]).pvalue
-        assert found.p is not None and p <= found.p <= 2 * p + 1e-9
-        assert found.interval is not None and found.interval[0] < found.value < found.interval[1]
-    assert variant.best == {"unet_centralised"}
-
-
-def test_the_interval_is_that_of_a_bootstrap_drawn_by_hand() -> None:
-    rng = np.random.default_rng(3)
-    rows = {
-        seed: [[site, f"s{n}", 1 + n % 3] for site in ("a", "b") for n in range(seed, seed + 8)]
-        for seed in (0, 4)
-    }
-    held = Held.of(rows)
-    values = rng.normal(size=len(held.seed))
-    entries = list(zip(held.seed, held.site, held.subject, held.images, values, strict=True))
-    means = []
-    for _ in range(4000):
-        weight = np.zeros(len(held.site_of))
-        for site in (0, 1):
-            own = np.flatnonzero(held.site_of == site)
-            for subject in rng.choice(own, len(own)):
-                weight[subject] += 1
-        by_site: dict[int, list[float]] = {0: [], 1: []}
-        for seed in rng.choice([0, 1], 2):
-            for site in (0, 1):
-                some = [
-                    (weight[k] * n, v)
-                    for s, where, k, n, v in entries
-                    if (s, where) == (seed, site) and weight[k]
-                ]
-                if some:
-                    by_site[site].append(sum(w * v for w, v in some) / sum(w for w, _ in some))
-        means.append(np.mean([np.mean(found) for found in by_site.values() if found]))
-    low, high = np.percentile(means, [2.5, 97.5])
-    found = held.interval(values)
-    assert found is not None and found == pytest.approx([low, high], abs=0.05 * (high - low) + 0.02)
-    alone = Held.of({0: [["a", "s0", 2], ["b", "s1", 2], ["b", "s2", 2]]})
-    assert alone.interval(np.array([0.1, 0.2, 0.3])) is None
-    few = differences(alone, np.array([0.1, 0.2, 0.3]), {"x": np.array([0.0, 0.0, 0.0])})["x"]
-    assert few.p is None and few.interval is None
-
-
-def test_methods_that_cannot_be_told_apart_are_tied(tmp_path: Path) -> None:
-    made = plan()
-    write_run(made, tmp_path, {"ppcmi": 0.0, "unet_centralised": 0.001, "unet_local": -0.2})
-    result = collect("name", made, tmp_path, [], quiet)
-    assert variants_of(result)[0].best == {"ppcmi", "unet_centralised"}
-    text = tables.page([result])
-    assert text.count("| **0.") == 2 and "`ppcmi experiment run name`" in text and "; seed 0;" in text
-
-
-def test_too_few_subjects_for_the_test_leave_it_to_the_interval(tmp_path: Path) -> None:
-    made = plan()
-    write_run(made, tmp_path, SHIFTS | {"ppcmi": 0.079}, subjects=range(3))
-    variant = variants_of(collect("name", made, tmp_path, [], quiet))[0]
-    # Six subjects: p is at least 1/32, times two methods.
-    assert all(gap.p is not None and gap.p >= LEVEL for gap in variant.against("unet_centralised").values())
-    assert variant.best == {"unet_centralised", "ppcmi"}
 
 
 def test_records_of_before_stay_until_the_plan_changes(tmp_path: Path) -> None:
@@ -265,19 +59,6 @@ def test_records_of_before_stay_until_the_plan_changes(tmp_path: Path) -> None:
         collect("name", changed, tmp_path / "here", [], quiet)
     with pytest.raises(RunError, match="expected finished runs, found none; ppcmi experiment run"):
         collect("name", two, tmp_path / "none", [], quiet)
-
-
-def test_ours_is_compared_among_variants_where_it_is_another(tmp_path: Path) -> None:
-    names = ("one", "same", "better", "elsewhere")
-    settings = {"elsewhere": {"reading.partition": "iid"}}
-    four = plan(variants=[{"name": name, "settings": settings.get(name, {})} for name in names])
-    for name, shift in zip(names, (0.0, 0.0, 0.1, 0.1), strict=True):
-        subjects = range(7) if name == "elsewhere" else range(6)
-        write_run(four, tmp_path, {"ppcmi": shift}, variant=name, subjects=subjects)
-    lines = tables.page([collect("name", four, tmp_path, [], quiet)]).splitlines()
-    start = lines.index("| ours less ours in one | points | 95 % | p |")
-    compared = takewhile(bool, lines[start + 2 :])
-    assert [line.split(" | ")[0] for line in compared] == ["| better"]
 
 
 def test_the_page_says_which_learning_rates_were_chosen(tmp_path: Path) -> None:
@@ -349,16 +130,6 @@ def test_the_page_says_whose_the_points_are_that_ours_is_below(tmp_path: Path) -
     ]
 
 
-def test_parts_of_subjects_sum_to_the_mean_over_seeds() -> None:
-    # A subject under two seeds, a site without images under one of them.
-    rows = {0: [["a", "x", 3], ["a", "y", 1], ["b", "x", 2]], 1: [["a", "x", 2]]}
-    held, values = Held.of(rows), np.array([0.4, 0.8, 0.1, 0.6])
-    parts = held.parts(values)
-    assert held.names == ["x", "y", "x"]
-    assert parts.tolist() == pytest.approx([(0.3 + 0.6) / 4, 0.2 / 4, 0.1 / 2])
-    assert parts.sum() == pytest.approx(held.mean(values[:, None])[0])
-
-
 def test_the_page_says_which_baselines_have_other_rates(tmp_path: Path) -> None:
     two = plan(seeds=[0, 1], settings=TINY | {"baselines.methods": ["unet_centralised", "fedavg"]})
     for seed in (0, 1):
@@ -409,87 +180,6 @@ def test_a_record_is_a_line_a_subject_and_names_no_path(tmp_path: Path) -> None:
     (tmp_path / "kept.json").write_text('{"schema": 1}')
     with pytest.raises(RunError, match="expected schema 2, got 1"):
         read_records(tmp_path / "kept.json")
-
-
-def test_variants_are_compared_with_the_first(tmp_path: Path) -> None:
-    two = plan(
-        variants=[{"name": "one"}, {"name": "two", "settings": {"bits_up": 2}}],
-        figure={"x": "payload", "label": "bytes", "methods": ["ppcmi"]},
-    )
-    one = write_run(two, tmp_path, {"ppcmi": 0.0})["ppcmi"]
-    other = write_run(two, tmp_path, {"ppcmi": -0.1}, variant="two")["ppcmi"]
-    result = collect("name", two, tmp_path, [], quiet)
-    gap = 100 * (np.mean([dice_of(r) for r in other]) - np.mean([dice_of(r) for r in one]))
-    line = next(line for line in tables.page([result]).splitlines() if line.startswith("| two | -"))
-    assert float(line.split("|")[2]) == pytest.approx(gap, abs=0.06)
-    late = copy.deepcopy(result)
-    late["runs"][0]["late_sites"] = {"c": 0.5}
-    assert "c joined late in `one`: Dice 0.500." in tables.page([late])
-    late["runs"][0]["late_sites"] = {"b": 0.5}
-    at_b = (
-        np.mean([dice_of(r) for r in one if r.site == "b"]),
-        np.mean([dice_of(r) for r in other if r.site == "b"]),
-    )
-    took_part = f"{at_b[0]:.3f} in `one`, {at_b[1]:.3f} in `two`"
-    assert f"b joined late in `one`: Dice 0.500; having taken part: {took_part}." in tables.page([late])
-    draw(result, tmp_path / "figure.png")
-    assert (tmp_path / "figure.png").stat().st_size > 5000
-    assert "![A title](figures/experiment_name.png)" in tables.page([result])
-    sites = copy.deepcopy(result)
-    sites["figure"]["x"] = "reading.sites"
-    draw(sites, tmp_path / "sites.png")
-
-
-def test_what_trained_all_of_it_counts_shared_networks_once(tmp_path: Path) -> None:
-    two = plan(variants=[{"name": "one"}, {"name": "two"}])
-    methods = {"ppcmi": 0.0, "ppcmi_one_shot": 0.0, "ppcmi_float32": 0.0, "unet_centralised": 0.0}
-    for variant in ("one", "two"):
-        write_run(two, tmp_path, methods, variant=variant)
-    result = collect("name", two, tmp_path, [], quiet)
-    # Ours and the pooled network, a minute each, of one seed; the same under a second name.
-    assert Effort.of([result, result]) == Effort(training=120.0, trials=0.0, untold=0)
-    other = copy.deepcopy(result)
-    other["runs"][0]["methods"]["ppcmi"]["seconds"] = 7080.0
-    assert Effort.of([result, other]).training == 7200.0
-    assert "took 2.0 hours of one run at a time. 0.0 of them were for" in tables.page([result, other])
-
-
-def test_what_the_comparison_itself_took_is_told_apart(tmp_path: Path) -> None:
-    two = plan(variants=[{"name": "all"}, {"name": "wider"}])
-    for variant in ("all", "wider"):
-        write_run(two, tmp_path, {"ppcmi": 0.0}, variant=variant)
-    result = collect("name", two, tmp_path, [], quiet)
-    hours = {"all": 1.0, "wider": 2.0}
-    for record in result["runs"]:
-        record["methods"]["ppcmi"]["seconds"] = 3600 * hours[record["variant"]]
-    named = {name: result | {"experiment": name} for name in ("phantom_x", "comparison_x", "rate_accuracy")}
-    for name in ("phantom_x", "comparison_x"):
-        assert [record["variant"] for record in comparison_of([named[name]])[0]["runs"]] == ["all"]
-    assert comparison_of([named["rate_accuracy"], result]) == [named["rate_accuracy"]]
-    page = tables.page([result, named["phantom_x"]])
-    assert "took 3.0 hours of one run at a time. 1.0 of them were for" in page
-    assert "on each phantom (`main`, `other-methods`, `all`), ours at 256 x 256" in page
-
-
-def test_trials_of_rates_are_counted_where_records_tell_of_them(tmp_path: Path) -> None:
-    made = plan(settings=TINY | {"baselines.methods": [POOLED], "baselines.learning_rates": [0.001, 0.002]})
-    write_run(made, tmp_path, {"ppcmi": 0.0, POOLED: 0.0}, seconds={f"{POOLED} (rates tried)": 5400.0})
-    result = collect("name", made, tmp_path, [], quiet)
-    result["runs"][0]["methods"][POOLED]["learning_rate"] = 0.001
-    assert Effort.of([result, result]) == Effort(training=120.0, trials=5400.0, untold=0)
-    assert "other variants, took 1.5 hours. Two cores" in tables.page([result])
-    # Who took the network over at the rate that it chose has nothing to tell of trials.
-    given = copy.deepcopy(result)
-    given["runs"][0]["settings"]["baselines"]["learning_rates"] = []
-    given["runs"][0]["methods"][POOLED]["trial_seconds"] = 0.0
-    assert Effort.of([given, result]).trials == 5400.0
-    older = copy.deepcopy(result)
-    for facts in older["runs"][0]["methods"].values():
-        del facts["trial_seconds"]
-    for known in ([older], [older, given], [given, older]):
-        assert Effort.of(known) == Effort(training=120.0, trials=0.0, untold=1)
-    assert "took 0.0 hours; of 1 with trials the records do not have it. Two cores" in tables.page([older])
-    assert Effort.of([older, result]).untold == 0
 
 
 def test_a_small_network_is_counted_in_thousands(tmp_path: Path) -> None:
