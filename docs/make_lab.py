@@ -24,9 +24,9 @@ QUESTIONS = {
     "thresholds": (
         "Thresholds, also for the U-Nets",
         "In the comparisons ours answers at thresholds that sites choose on their validation images, the U-Nets by"
-        " their likeliest class. Here sites choose thresholds for these as well, by the same rule: in runs of"
-        " `query_views` by that over subjects, in all others by the one before it, over images. Points are the"
-        " difference from the line above.",
+        " their likeliest class. Here sites choose thresholds for these as well, by the same rule: over subjects, or,"
+        " in older entries, over images as if each were a subject's only one. Points are the difference from the line"
+        " above.",
     ),
     "views": (
         "Views of an image, also for the U-Nets",

@@ -281,7 +281,7 @@ def test_networks_answer_as_they_did_when_their_run_was_finished(
         assert plain["dice"] == before[name]["dice"]["mean"] and "points" not in plain
         assert moved["points"] == pytest.approx(100 * (moved["dice"] - plain["dice"]))
     page = make.page({"thresholds": found})
-    assert "| name/ours, seed 0, 32 x 32 | U-Net, all data pooled, thresholds |" in page
+    assert "| name/ours, seed 0, 32 x 32 | U-Net, all data pooled, thresholds over subjects |" in page
 
 
 def test_weighed_scores_stand_for_the_classes_at_a_threshold() -> None:

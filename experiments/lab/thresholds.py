@@ -103,7 +103,10 @@ def measure(run: RestoredRun) -> dict[str, Any]:
     for method, title in titles(run).items():
         plain = likelihoods(run, method)
         entries |= run.measured(
-            {f"{title}, likeliest class": plain, f"{title}, thresholds": at_chosen_thresholds(run, plain)}
+            {
+                f"{title}, likeliest class": plain,
+                f"{title}, thresholds over subjects": at_chosen_thresholds(run, plain),
+            }
         )
     return entries
 
