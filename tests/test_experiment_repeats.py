@@ -21,8 +21,8 @@ from ppcmi_fast.experiments import tables
 from ppcmi_fast.experiments.collect import collect
 from ppcmi_fast.experiments.plan import Plan, planned_runs
 from ppcmi_fast.experiments.records import REPEATED, read_records, write_records
-from ppcmi_fast.experiments.repeats import compare_repeats
-from ppcmi_fast.federation.calibration import RULE_OF_SUMS
+from ppcmi_fast.experiments.repeats import OTHER_RULE, compare_repeats
+from ppcmi_fast.federation.calibration import RULE, RULE_OF_IMAGES
 
 ALONE = "unet_local"
 
@@ -225,19 +225,36 @@ def test_networks_that_are_scored_otherwise_are_no_other_training(tmp_path: Path
     assert REPEATED not in again["methods"][ALONE] and lines == [f"replaced: main, seed 0, {ALONE}"]
 
 
-@pytest.mark.parametrize("reason", ["rule", "settings"])
-def test_ours_that_answers_otherwise_is_no_other_training_of_the_same(tmp_path: Path, reason: str) -> None:
+def test_ours_of_other_settings_is_no_other_training_of_the_same(tmp_path: Path) -> None:
     made = in_pieces(**{"codec.rounds": 9})
-    write_run(made, tmp_path / "old", SHIFTS, variant="main", classes=2)
+    write_run(made, tmp_path / "old", SHIFTS, variant="main")
     runs = collect("name", made, tmp_path / "old", [], quiet)["runs"]
-    if reason == "rule":
-        runs[0]["calibration"] = RULE_OF_SUMS
-    else:
-        runs[0]["settings"]["codec"]["rounds"] = 8
-    train_in_place(made, tmp_path / "new", 0.03, variant="ours", method="ppcmi", classes=2)
+    runs[0]["settings"]["codec"]["rounds"] = 8
+    train_in_place(made, tmp_path / "new", 0.03, variant="ours", method="ppcmi")
     (record,) = collect("name", made, tmp_path / "new", runs, lambda line: None)["runs"]
     assert record["methods"]["ppcmi"]["seconds"] == 70 and REPEATED not in record["methods"]["ppcmi"]
     assert compare_repeats(made, runs, tmp_path / "new") == []
+
+
+def test_ours_at_thresholds_of_another_rule_says_so(tmp_path: Path) -> None:
+    made = in_pieces(**{"codec.rounds": 9})
+    write_run(made, tmp_path / "old", SHIFTS, variant="main")
+    runs = collect("name", made, tmp_path / "old", [], quiet)["runs"]
+    known = {"seconds": 50.0, "dice": 0.61, "largest_difference": 0.1, "environment": {}}
+    runs[0]["methods"]["ppcmi"][REPEATED] = [known, known | {"seconds": 51.0, "dice": 0.62, "rule": RULE}]
+    runs[0]["calibration"] = RULE_OF_IMAGES
+    listed = f"PPCMI (ours) (seed 0) 0.610, and {OTHER_RULE} 0.620."
+    assert listed in tables.page([collect("name", made, tmp_path / "none", runs, quiet)])
+    train_in_place(made, tmp_path / "new", 0.03, variant="ours", method="ppcmi")
+    result = collect("name", made, tmp_path / "new", runs, lambda line: None)
+    first, second, replaced = result["runs"][0]["methods"]["ppcmi"][REPEATED]
+    assert [entry["rule"] for entry in (first, second, replaced)] == [RULE_OF_IMAGES, RULE, RULE_OF_IMAGES]
+    assert f"0.620, and {OTHER_RULE} 0.610, {replaced['dice']:.3f}." in tables.page([result])
+    del result["runs"][0]["methods"]["ppcmi"][REPEATED][1]
+    assert f"(seed 0) {OTHER_RULE} 0.610, {replaced['dice']:.3f}." in tables.page([result])
+    train_again(made, tmp_path / "again", 0.03, variant="ours", method="ppcmi")
+    assert len(compare_repeats(made, runs, tmp_path / "again")) == 1
+    assert runs[0]["methods"]["ppcmi"][REPEATED][-1]["rule"] == RULE
 
 
 def test_a_record_that_is_no_longer_planned_is_passed_over(tmp_path: Path) -> None:

@@ -31,6 +31,7 @@ from ppcmi_fast.experiments.reuse import finished_runs
 from ppcmi_fast.experiments.statistics import Floats, Held
 from ppcmi_fast.report.runfolder import method_title
 
+OTHER_RULE = "by another rule for thresholds"
 _DICE = SUBJECT_COLUMNS + MEASURES.index("dice")
 
 
@@ -118,7 +119,8 @@ def _repeats_of_replaced(facts: dict[str, Any], before: dict[str, Any], method: 
     """What was kept of a method, and its repetitions, as those of what has taken its place."""
     replaced, mean = _entry(facts, before, method), _mean(facts["scores"])
     known = before["methods"][method].get(REPEATED, [])
-    beside = (_beside(entry, replaced["largest_difference"], mean) for entry in known)
+    rule = _rule(before, method)
+    beside = (rule | _beside(entry, replaced["largest_difference"], mean) for entry in known)
     return [*(entry for entry in beside if entry["seconds"] != facts["seconds"]), replaced]
 
 
@@ -135,14 +137,14 @@ def _beside(entry: dict[str, Any], gap: float, mean: float) -> dict[str, Any]:
 
 
 def _is_trained_twice(one: dict[str, Any], two: dict[str, Any], method: str, run: PlannedRun) -> bool:
-    """Whether a method of two records is trained and answers as a run's would, and not of one training.
+    """Whether a method of two records is trained as a run's would be, and not of one training.
 
-    What was taken over has the seconds of its training as well. Of ours only what answers is asked for.
+    What was taken over has the seconds of its training as well. Of ours only what answers is asked for, by whatever
+    rule its thresholds were chosen.
     """
     records = (one, two)
     if method == OURS:
         alike = all(OURS in record["methods"] and same_ours(record, run) for record in records)
-        alike = alike and threshold_rule(one) == threshold_rule(two)
     else:
         alike = not method.startswith(OURS) and all(serves(record, method, run) for record in records)
     return alike and one["methods"][method]["seconds"] != two["methods"][method]["seconds"]
@@ -159,7 +161,12 @@ def _entry(facts: dict[str, Any], record: dict[str, Any], method: str) -> dict[s
         "largest_difference": float(np.abs(_dice(facts["scores"]) - _dice(rows)).max()),
         # Of baselines that were brought together from another machine.
         "environment": again.get("environment", record["environment"]),
-    }
+    } | _rule(record, method)
+
+
+def _rule(record: dict[str, Any], method: str) -> dict[str, str]:
+    """By which thresholds were chosen, where a method has any."""
+    return {"rule": threshold_rule(record)} if method == OURS else {}
 
 
 def _mean(rows: Sequence[Sequence[Any]]) -> float:
@@ -169,6 +176,16 @@ def _mean(rows: Sequence[Sequence[Any]]) -> float:
 def _difference(entry: dict[str, Any]) -> str:
     gap = entry["largest_difference"]
     return f"Dice {entry['dice']:.3f}, a subject's differs by up to {gap:.4f}" if gap else "the same"
+
+
+def _told(entries: Sequence[dict[str, Any]], record: dict[str, Any]) -> str:
+    """Their Dice, first those at thresholds of the record's own rule."""
+    own = threshold_rule(record)
+    alike: tuple[list[str], list[str]] = [], []
+    for entry in entries:
+        alike[entry.get("rule", own) != own].append(f"{entry['dice']:.3f}")
+    told = [", ".join(alike[0])] if alike[0] else []
+    return ", and ".join([*told, f"{OTHER_RULE} {', '.join(alike[1])}"] if alike[1] else told)
 
 
 def repeats_of(result: dict[str, Any]) -> list[str]:
@@ -186,9 +203,9 @@ def repeats_of(result: dict[str, Any]) -> list[str]:
                 continue
             told.add((name, seed, facts["seconds"]))
             title = method_title(name, record["settings"]) + ("" if variant == first else f" of `{variant}`")
-            changed = [f"{entry['dice']:.3f}" for entry in entries if entry["largest_difference"] != 0]
+            changed = _told([entry for entry in entries if entry["largest_difference"] != 0], record)
             if changed:
-                other[f"{title} (seed {seed}) {', '.join(changed)}"] = None
+                other[f"{title} (seed {seed}) {changed}"] = None
             else:
                 same.setdefault(title, {})[seed] = None
     listed = [f"{title} (seed {', '.join(map(str, seeds))})" for title, seeds in same.items()]
