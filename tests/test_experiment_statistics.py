@@ -13,7 +13,7 @@ from scipy.stats import wilcoxon
 
 from ppcmi_fast.experiments import tables
 from ppcmi_fast.experiments.collect import collect
-from ppcmi_fast.experiments.figures import draw
+from ppcmi_fast.experiments.figures import curves_of, draw
 from ppcmi_fast.experiments.statistics import Held, differences
 from ppcmi_fast.experiments.variants import DICE, LEVEL, variants_of
 from ppcmi_fast.metrics import summarise
@@ -182,3 +182,23 @@ def test_variants_are_compared_with_the_first(tmp_path: Path) -> None:
     sites = copy.deepcopy(result)
     sites["figure"]["x"] = "reading.sites"
     draw(sites, tmp_path / "sites.png")
+
+
+def test_a_setting_splits_the_variants_into_curves(tmp_path: Path) -> None:
+    changes = {"one": {}, "few": {"bits_up": 2}, "other": {"codec.channels": [8, 8, 8]}}
+    made = plan(variants=[{"name": name, "settings": settings} for name, settings in changes.items()])
+    for name in changes:
+        write_run(made, tmp_path, {"ppcmi": 0.0} | ({"fedavg": 0.1} if name == "few" else {}), variant=name)
+    variants = variants_of(collect("name", made, tmp_path, [], quiet))
+
+    def names(method: str, split: str) -> dict[str, list[str]]:
+        curves = curves_of(variants, method, split)
+        return {title: [variant.name for variant in found] for title, found in curves.items()}
+
+    assert names("ppcmi", "") == {"PPCMI (ours)": ["one", "few", "other"]}
+    assert names("ppcmi", "codec.channels") == {
+        "PPCMI (ours), codec.channels 16, 32, 64": ["one", "few"],
+        "PPCMI (ours), codec.channels 8, 8, 8": ["other"],
+    }
+    assert names("fedavg", "bits_up") == {"FedAvg of the U-Net, bits_up 2": ["few"]}
+    assert names("fedprox", "bits_up") == {}

@@ -36,17 +36,31 @@ def _save(figure: Figure, path: Path, dpi: int = 110) -> None:
     figure.savefig(path, dpi=dpi, metadata={"Software": None})
 
 
-def _x(variant: Variant, name: str) -> float:
-    if name == "payload":
-        return float(variant.payload)
+def _setting(variant: Variant, name: str) -> Any:
     value: Any = variant.records[0]["settings"]
     for part in name.split("."):
         value = value[part]
-    return float(value)
+    return value
+
+
+def _x(variant: Variant, name: str) -> float:
+    return float(variant.payload if name == "payload" else _setting(variant, name))
+
+
+def curves_of(variants: list[Variant], method: str, split: str) -> dict[str, list[Variant]]:
+    """Those that answer by a method, by what their curve is called."""
+    curves: dict[str, list[Variant]] = {}
+    for variant in variants:
+        if method in variant.methods:
+            value = _setting(variant, split) if split else ""
+            value = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+            title = variant.title(method)
+            curves.setdefault(f"{title}, {split} {value}" if split else title, []).append(variant)
+    return curves
 
 
 def draw(result: dict[str, Any], path: Path) -> None:
-    """Dice with its interval over the figure's x, a line a method.
+    """Dice with its interval over the figure's x, a line a method and value of what the figure is split by.
 
     Raises:
         ConfigError: matplotlib is not installed.
@@ -54,13 +68,16 @@ def draw(result: dict[str, Any], path: Path) -> None:
     plan = result["figure"]
     figure = _new_figure(6.4, 4.2)
     axes = figure.subplots()
-    for method in plan["methods"]:
-        variants = [variant for variant in variants_of(result) if method in variant.methods]
-        if not variants:
-            continue
+    everything, split = variants_of(result), plan.get("split", "")
+    curves = (
+        (method, title, variants)
+        for method in plan["methods"]
+        for title, variants in curves_of(everything, method, split).items()
+    )
+    for method, title, variants in curves:
         variants.sort(key=lambda variant: _x(variant, plan["x"]))
         x = [_x(variant, plan["x"]) for variant in variants]
-        axes.plot(x, [v.mean(method)[DICE] for v in variants], marker="o", label=variants[0].title(method))
+        axes.plot(x, [v.mean(method)[DICE] for v in variants], marker="o", label=title)
         intervals = [v.held.interval(v.dice(method)) for v in variants]
         known = [pair for pair in intervals if pair is not None]
         if known and len(known) == len(intervals):

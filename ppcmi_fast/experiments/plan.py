@@ -74,11 +74,13 @@ class Figure(_Section):
         x: "payload" (bytes an image, up and down), or the dotted name of a numeric setting.
         label: of the x axis.
         methods: to be drawn.
+        split: the dotted name of a setting, each value of which has a curve of its own; "" draws one.
     """
 
     x: str
     label: str
     methods: tuple[str, ...] = ("ppcmi",)
+    split: str = ""
 
 
 class Plan(_Section):
