@@ -9,15 +9,17 @@ from typing import Any
 import numpy as np
 
 from ppcmi_fast.experiments.effort import Effort, comparison_of
+from ppcmi_fast.experiments.markdown import difference, interval, table
+from ppcmi_fast.experiments.overview import overview
 from ppcmi_fast.experiments.records import OURS, read_records, subjects_of, threshold_rule
 from ppcmi_fast.experiments.repeats import repeats_of
 from ppcmi_fast.experiments.shortfalls import shortfalls_of
-from ppcmi_fast.experiments.statistics import Difference, Floats, differences
+from ppcmi_fast.experiments.statistics import Floats, differences
 from ppcmi_fast.experiments.variants import DICE, HD95, IOU, Variant, variants_of
 from ppcmi_fast.federation.calibration import RULE
 from ppcmi_fast.federation.sections import UNET_METHODS
 from ppcmi_fast.report.runfolder import method_title
-from ppcmi_fast.report.words import p_value, processor, size
+from ppcmi_fast.report.words import processor, size
 
 HEAD = """# Experiments
 
@@ -37,25 +39,6 @@ process, on machines that did other things as well.
 """
 
 
-def _range(interval: list[float] | None, scale: float = 1, digits: int = 3) -> str:
-    return "–" if interval is None else " .. ".join(f"{scale * value:.{digits}f}" for value in interval)
-
-
-def _points(gap: Difference | None) -> list[str]:
-    if gap is None:
-        return ["–", "–", "–"]
-    return [f"{100 * gap.value:+.1f}", _range(gap.interval, 100, 1), p_value(gap.p)]
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    return [
-        f"| {' | '.join(head)} |",
-        f"|{' --- |' * len(head)}",
-        *(f"| {' | '.join(row)} |" for row in rows),
-        "",
-    ]
-
-
 def _count(parameters: float) -> str:
     """In millions, or in thousands where those would round to next to nothing."""
     return f"{parameters / 1e6:.2f} M" if parameters >= 1e5 else f"{parameters / 1e3:.1f} k"
@@ -66,15 +49,14 @@ def _main_rows(variant: Variant, named: bool) -> list[list[str]]:
     rows = []
     for name in variant.methods:
         mean, sent = variant.mean(name), variant.fact(name, "bytes_sent")
-        shown = f"**{mean[DICE]:.3f}**" if name in variant.best else f"{mean[DICE]:.3f}"
         travels = name.startswith(OURS) and name != "ppcmi_float32"
         rows.append(
             [
                 *([variant.name] if named else []),
                 variant.title(name),
-                shown,
-                _range(variant.held.interval(variant.dice(name))),
-                *_points(gaps.get(name)),
+                variant.shown(name),
+                interval(variant.held.interval(variant.dice(name))),
+                *difference(gaps.get(name)),
                 f"{mean[IOU]:.3f}",
                 f"{mean[HD95]:.2f}",
                 f"{variant.fact(name, 'images_seen'):,.0f}",
@@ -93,13 +75,13 @@ def _main_table(variants: Sequence[Variant], unit: str) -> list[str]:
         *("method", "Dice", "95 %", "ours less it", "95 %", "p", "IoU", f"HD95 ({unit})", "images seen"),
         *("parameters", "sent in training", "an image", "minutes"),
     ]
-    return _table(head, [row for variant in variants for row in _main_rows(variant, named)])
+    return table(head, [row for variant in variants for row in _main_rows(variant, named)])
 
 
 def _parts_table(variant: Variant, names: Sequence[str], columns: dict[str, Floats]) -> list[str]:
     head = ["Dice", *names]
     rows = [[variant.title(name), *(f"{value:.3f}" for value in columns[name])] for name in variant.methods]
-    return _table(head, rows)
+    return table(head, rows)
 
 
 def _by_site(variant: Variant) -> list[str]:
@@ -128,8 +110,8 @@ def _against_first(variants: Sequence[Variant]) -> list[str]:
         )
         if same_subjects and not np.array_equal(pair[0].dice(OURS), pair[1].dice(OURS)):
             gap = differences(pair[0].held, pair[1].dice(OURS), {"first": pair[0].dice(OURS)})["first"]
-            rows.append([other.name, *_points(gap)])
-    return _table([f"ours less ours in {first.name}", "points", "95 %", "p"], rows) if rows else []
+            rows.append([other.name, *difference(gap)])
+    return table([f"ours less ours in {first.name}", "points", "95 %", "p"], rows) if rows else []
 
 
 def _class_names(record: dict[str, Any]) -> list[str]:
@@ -280,7 +262,7 @@ def section(result: dict[str, Any]) -> str:
 def page(results: Sequence[dict[str, Any]]) -> str:
     """The whole page."""
     effort = Effort.of(results).told(Effort.of(comparison_of(results)))
-    return "\n".join([HEAD, effort, *(section(result) for result in results)])
+    return "\n".join([HEAD, effort, *overview(results), *(section(result) for result in results)])
 
 
 def write_page(folder: Path, path: Path) -> None:

@@ -80,6 +80,11 @@ class Variant:
         blind = len(gaps) * 2.0 ** (1 - len(self.held.site_of)) >= LEVEL
         return {top, *(name for name, gap in gaps.items() if _tied(gap, blind))}
 
+    def shown(self, method: str) -> str:
+        """Its Dice as readers see it: bold among the best."""
+        dice = f"{self.mean(method)[DICE]:.3f}"
+        return f"**{dice}**" if method in self.best else dice
+
     def title(self, method: str) -> str:
         """As readers see it."""
         return method_title(method, self.records[0]["settings"])
