@@ -47,15 +47,21 @@ def _x(variant: Variant, name: str) -> float:
     return float(variant.payload if name == "payload" else _setting(variant, name))
 
 
+def _curve(variant: Variant, method: str, split: str) -> str:
+    """What the curve is called that a variant is on."""
+    if not split:
+        return variant.title(method)
+    value = _setting(variant, split)
+    listed = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+    return f"{variant.title(method)}, {split} {listed}"
+
+
 def curves_of(variants: list[Variant], method: str, split: str) -> dict[str, list[Variant]]:
     """Those that answer by a method, by what their curve is called."""
     curves: dict[str, list[Variant]] = {}
     for variant in variants:
         if method in variant.methods:
-            value = _setting(variant, split) if split else ""
-            value = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
-            title = variant.title(method)
-            curves.setdefault(f"{title}, {split} {value}" if split else title, []).append(variant)
+            curves.setdefault(_curve(variant, method, split), []).append(variant)
     return curves
 
 

@@ -181,11 +181,10 @@ def _difference(entry: dict[str, Any]) -> str:
 def _told(entries: Sequence[dict[str, Any]], record: dict[str, Any]) -> str:
     """Their Dice, first those at thresholds of the record's own rule."""
     own = threshold_rule(record)
-    alike: tuple[list[str], list[str]] = [], []
-    for entry in entries:
-        alike[entry.get("rule", own) != own].append(f"{entry['dice']:.3f}")
-    told = [", ".join(alike[0])] if alike[0] else []
-    return ", and ".join([*told, f"{OTHER_RULE} {', '.join(alike[1])}"] if alike[1] else told)
+    alike = [f"{entry['dice']:.3f}" for entry in entries if entry.get("rule", own) == own]
+    others = [f"{entry['dice']:.3f}" for entry in entries if entry.get("rule", own) != own]
+    told = [", ".join(alike)] if alike else []
+    return ", and ".join([*told, f"{OTHER_RULE} {', '.join(others)}"] if others else told)
 
 
 def repeats_of(result: dict[str, Any]) -> list[str]:
