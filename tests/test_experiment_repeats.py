@@ -193,11 +193,16 @@ def test_runs_of_other_held_out_subjects_make_no_page(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("shift", "known", "dice", "noted"),
-    [(0.0, 0.1, 0.61, 0.1), (0.02, 0.0, 0.61, 0.02), (0.02, 0.02, None, 0.0)],
-    ids=["kept is the new one", "repetition is the kept one", "repetition is the new one"],
+    [(0.0, 0.1, 0.61, 0.1), (0.02, 0.0, 0.61, 0.02), (0.02, 0.02, None, 0.0), (0.02, None, 0.61, None)],
+    ids=[
+        "kept is the new one",
+        "repetition is the kept one",
+        "repetition is the new one",
+        "nothing is known of it",
+    ],
 )
 def test_a_repetition_of_what_is_replaced_says_how_far_it_is_from_the_new(
-    tmp_path: Path, shift: float, known: float, dice: float | None, noted: float
+    tmp_path: Path, shift: float, known: float | None, dice: float | None, noted: float | None
 ) -> None:
     made = in_pieces(**{"codec.rounds": 9})
     runs = kept_runs(made, tmp_path)
@@ -205,13 +210,18 @@ def test_a_repetition_of_what_is_replaced_says_how_far_it_is_from_the_new(
     before = np.mean(
         [np.mean([row[3][0] for row in alone["scores"] if row[0] == site]) for site in ("a", "b")]
     )
-    entry = {"dice": dice or round(float(before) + shift, 7), "largest_difference": known, "environment": {}}
+    entry: dict[str, Any] = {
+        "dice": dice or round(float(before) + shift, 7),
+        "largest_difference": known,
+        "environment": {},
+    }
     # The repetition of 70 s is what takes the place.
     alone[REPEATED] = [entry | {"seconds": 50.0}, entry | {"seconds": 70.0}]
     train_in_place(made, tmp_path / "new", SHIFTS[ALONE] + shift)
     (record,) = collect("name", made, tmp_path / "new", runs, lambda line: None)["runs"]
     first, replaced = record["methods"][ALONE][REPEATED]
-    assert first["largest_difference"] == pytest.approx(noted, abs=1e-6) and first["seconds"] == 50
+    expected = None if noted is None else pytest.approx(noted, abs=1e-6)
+    assert first["largest_difference"] == expected and first["seconds"] == 50
     assert replaced["largest_difference"] == pytest.approx(shift, abs=1e-6) and replaced["seconds"] == 60
 
 

@@ -56,7 +56,10 @@ def _comparisons(results: Sequence[dict[str, Any]]) -> list[str]:
         ]
         for section, variant in found.items()
     ]
-    said = "Dice of what the comparisons have in common, bold as in their sections; differences in points."
+    said = (
+        "Dice of each comparison's methods, bold as in their sections; differences in points. Other trainings, rates"
+        " and budgets, with which some methods do better, stand there."
+    )
     return [said, "", *table(head, rows)]
 
 

@@ -131,7 +131,7 @@ def _beside(entry: dict[str, Any], gap: float, mean: float) -> dict[str, Any]:
     """
     if not gap:
         return entry
-    if not entry["largest_difference"]:
+    if entry["largest_difference"] == 0:
         return entry | {"largest_difference": gap}
     return entry | {"largest_difference": 0.0 if entry["dice"] == mean else None}
 
