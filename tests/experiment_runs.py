@@ -23,6 +23,18 @@ POOLED = "unet_centralised"
 SHIFTS = {"ppcmi": 0.0, "unet_centralised": 0.08, "unet_local": -0.2}
 
 
+BOTH = ["unet_centralised", "unet_local"]
+PIECES: list[dict[str, Any]] = [
+    {"name": "ours", "hidden": True},
+    *(
+        {"name": name, "hidden": True, "baselines_only": True, "settings": {"baselines.methods": [method]}}
+        for name, method in zip(("pooled", "local"), BOTH, strict=True)
+    ),
+    {"name": "main", "settings": {"baselines.methods": BOTH}},
+]
+BUDGET = TINY | {"baselines.images": 100}
+
+
 def plan(**changes: Any) -> Plan:
     """A plan of one tiny run; `changes` replace what the file would say."""
     values: dict[str, Any] = {
@@ -34,6 +46,11 @@ def plan(**changes: Any) -> Plan:
         "variants": [{"name": "one"}],
     }
     return Plan.model_validate(values | changes)
+
+
+def in_pieces(**settings: Any) -> Plan:
+    """A plan whose ours and baselines are pieces, and `main` all of it."""
+    return plan(settings=BUDGET | settings, variants=PIECES)
 
 
 def fixed_split(monkeypatch: pytest.MonkeyPatch) -> dict[str, dict[str, list[str]]]:

@@ -23,7 +23,7 @@ def test_comparisons_stand_side_by_side_as_in_their_sections(tmp_path: Path) -> 
     results = [
         comparison(tmp_path, "comparison_x", "main", SHIFTS | {"ppcmi_float32": 0.0}),
         comparison(tmp_path, "phantom_y", "all", {"ppcmi": 0.0, POOLED: -0.3, "fedavg": -0.4}),
-        # Neither is a comparison of methods.
+        # No comparison of methods, and one without a pooled network.
         comparison(tmp_path, "grids", "main", SHIFTS),
         comparison(tmp_path, "comparison_z", "main", {"ppcmi": 0.0, "fedavg": -0.4}),
     ]
@@ -36,9 +36,8 @@ def test_comparisons_stand_side_by_side_as_in_their_sections(tmp_path: Path) -> 
         "U-Net, each site alone",
         "FedAvg of the U-Net",
     ]
-    assert first[0] == "| [Title: comparison_x](#title-comparison_x)" and second[0].startswith(
-        "| [Title: phantom_y]"
-    )
+    assert first[0] == "| [Title: comparison_x](#title-comparison_x)"
+    assert second[0].startswith("| [Title: phantom_y]")
     assert (first[5], second[4]) == ("–", "–")
     for row, result in ((first, results[0]), (second, results[1])):
         cells = [line.split(" | ") for line in tables.section(result).splitlines()]
@@ -49,9 +48,8 @@ def test_comparisons_stand_side_by_side_as_in_their_sections(tmp_path: Path) -> 
         assert (row[2], row[3]) == (ours[1], pooled[1]) and row[-3:-1] == pooled[3:5]
         assert row[-1].rstrip(" |") == pooled[5]
     assert first[3].startswith("**") and second[2].startswith("**") and not second[3].startswith("**")
-    assert [line for line in lines if line.startswith("- ")][
-        2
-    ] == "- [Title: grids](#title-grids): A question?"
+    asked = [line for line in lines if line.startswith("- ")]
+    assert asked[2] == "- [Title: grids](#title-grids): A question?"
 
 
 def test_without_a_comparison_there_is_no_table(tmp_path: Path) -> None:

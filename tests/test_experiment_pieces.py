@@ -9,30 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from experiment_runs import SHIFTS, plan, quiet, write_run
+from experiment_runs import BOTH, BUDGET, PIECES, SHIFTS, in_pieces, plan, quiet, write_run
 from pydantic import ValidationError
 from tiny_runs import TINY
 
 from ppcmi_fast.errors import ConfigError, RunError
 from ppcmi_fast.experiments import tables
 from ppcmi_fast.experiments.collect import collect
-from ppcmi_fast.experiments.plan import Plan, planned_runs
+from ppcmi_fast.experiments.plan import planned_runs
 from ppcmi_fast.experiments.records import REPEATED, record_of
-
-BOTH = ["unet_centralised", "unet_local"]
-PIECES: list[dict[str, Any]] = [
-    {"name": "ours", "hidden": True},
-    *(
-        {"name": name, "hidden": True, "baselines_only": True, "settings": {"baselines.methods": [method]}}
-        for name, method in zip(("pooled", "local"), BOTH, strict=True)
-    ),
-    {"name": "main", "settings": {"baselines.methods": BOTH}},
-]
-BUDGET = TINY | {"baselines.images": 100}
-
-
-def in_pieces(**settings: Any) -> Plan:
-    return plan(settings=BUDGET | settings, variants=PIECES)
 
 
 def test_the_table_brings_pieces_together_that_no_run_has_in_one(tmp_path: Path) -> None:

@@ -11,8 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tomli_w
-from experiment_runs import SHIFTS, plan, quiet, write_run
-from test_experiment_pieces import BUDGET, PIECES, in_pieces
+from experiment_runs import BUDGET, PIECES, SHIFTS, in_pieces, plan, quiet, write_run
 from typer.testing import CliRunner
 
 from ppcmi_fast.cli import experiment

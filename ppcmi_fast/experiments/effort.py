@@ -8,11 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from ppcmi_fast.experiments.records import OURS
+from ppcmi_fast.experiments.variants import COMPARED, COMPARISONS
 from ppcmi_fast.federation.sections import UNET_METHODS
 
-# How experiments that compare methods begin, and the variants that hold their tables of methods.
-COMPARISONS = ("comparison", "phantom")
-COMPARED = ("main", "other-methods", "all")
 BITS = ("payload_256", "rate_accuracy")
 
 

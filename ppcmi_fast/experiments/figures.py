@@ -75,19 +75,15 @@ def draw(result: dict[str, Any], path: Path) -> None:
     figure = _new_figure(6.4, 4.2)
     axes = figure.subplots()
     everything, split = variants_of(result), plan.get("split", "")
-    curves = (
-        (method, title, variants)
-        for method in plan["methods"]
-        for title, variants in curves_of(everything, method, split).items()
-    )
-    for method, title, variants in curves:
-        variants.sort(key=lambda variant: _x(variant, plan["x"]))
-        x = [_x(variant, plan["x"]) for variant in variants]
-        axes.plot(x, [v.mean(method)[DICE] for v in variants], marker="o", label=title)
-        intervals = [v.held.interval(v.dice(method)) for v in variants]
-        known = [pair for pair in intervals if pair is not None]
-        if known and len(known) == len(intervals):
-            axes.fill_between(x, [low for low, _ in known], [high for _, high in known], alpha=0.15)
+    for method in plan["methods"]:
+        for title, variants in curves_of(everything, method, split).items():
+            variants.sort(key=lambda variant: _x(variant, plan["x"]))
+            x = [_x(variant, plan["x"]) for variant in variants]
+            axes.plot(x, [v.mean(method)[DICE] for v in variants], marker="o", label=title)
+            intervals = [v.held.interval(v.dice(method)) for v in variants]
+            known = [pair for pair in intervals if pair is not None]
+            if known and len(known) == len(intervals):
+                axes.fill_between(x, [low for low, _ in known], [high for _, high in known], alpha=0.15)
     if plan["x"] == "payload":
         axes.set_xscale("log")
     axes.set(xlabel=plan["label"], ylabel="Dice, held-out subjects", title=result["title"])

@@ -6,10 +6,9 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from ppcmi_fast.experiments.effort import COMPARED, COMPARISONS
 from ppcmi_fast.experiments.markdown import difference, table
 from ppcmi_fast.experiments.records import OURS
-from ppcmi_fast.experiments.variants import Variant, variants_of
+from ppcmi_fast.experiments.variants import COMPARED, COMPARISONS, Variant, variants_of
 from ppcmi_fast.report.runfolder import method_order
 
 POOLED = "unet_centralised"
@@ -40,21 +39,20 @@ def overview(results: Sequence[dict[str, Any]]) -> list[str]:
 
 def _comparisons(results: Sequence[dict[str, Any]]) -> list[str]:
     """A row for each comparison that has a variant with ours beside a pooled network; no table where none has."""
-    found = {link(result): variant for result in results if (variant := _compared(result)) is not None}
-    names = {name for variant in found.values() for name in variant.methods}
-    methods = [name for name in method_order(list(names)) if name == OURS or not name.startswith(OURS)]
+    found = [(result, variant) for result in results if (variant := _compared(result)) is not None]
     if not found:
         return []
-    first = next(iter(found.values()))
-    head = ["", "seeds", *(first.title(name) for name in methods), "ours less pooled", "95 %", "p"]
+    names = {name for _, variant in found for name in variant.methods}
+    methods = [name for name in method_order(list(names)) if name == OURS or not name.startswith(OURS)]
+    head = ["", "seeds", *(found[0][1].title(name) for name in methods), "ours less pooled", "95 %", "p"]
     rows = [
         [
-            section,
+            link(result),
             str(len(variant.seeds)),
             *(variant.shown(name) if name in variant.methods else "–" for name in methods),
             *difference(variant.against(OURS)[POOLED]),
         ]
-        for section, variant in found.items()
+        for result, variant in found
     ]
     said = (
         "Dice of each comparison's methods, bold as in their sections; differences in points. Other trainings, rates"

@@ -74,7 +74,7 @@ class Figure(_Section):
         x: "payload" (bytes an image, up and down), or the dotted name of a numeric setting.
         label: of the x axis.
         methods: to be drawn.
-        split: the dotted name of a setting, each value of which has a curve of its own; "" draws one.
+        split: the dotted name of a setting, each value of which has curves of its own; "" for none.
     """
 
     x: str

@@ -165,7 +165,7 @@ def _entry(facts: dict[str, Any], record: dict[str, Any], method: str) -> dict[s
 
 
 def _rule(record: dict[str, Any], method: str) -> dict[str, str]:
-    """By which thresholds were chosen, where a method has any."""
+    """What an entry says of the rule by which thresholds were chosen, where a method has any."""
     return {"rule": threshold_rule(record)} if method == OURS else {}
 
 

@@ -13,6 +13,9 @@ from ppcmi_fast.experiments.records import MEASURES, SUBJECT_COLUMNS
 from ppcmi_fast.experiments.statistics import Difference, Floats, Held, differences
 from ppcmi_fast.report.runfolder import method_title
 
+# How experiments that compare methods begin, and the variants that hold their tables of methods.
+COMPARISONS = ("comparison", "phantom")
+COMPARED = ("main", "other-methods", "all")
 LEVEL = 0.05
 DICE, IOU, HD95 = range(len(MEASURES))
 
