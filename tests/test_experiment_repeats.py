@@ -262,8 +262,44 @@ def test_ours_at_thresholds_of_another_rule_says_so(tmp_path: Path) -> None:
     del result["runs"][0]["methods"]["ppcmi"][REPEATED][1]
     assert f"(seed 0) {OTHER_RULE} 0.610, {replaced['dice']:.3f}." in tables.page([result])
     train_again(made, tmp_path / "again", 0.03, variant="ours", method="ppcmi")
-    assert len(compare_repeats(made, runs, tmp_path / "again")) == 1
+    (line,) = compare_repeats(made, runs, tmp_path / "again")
+    assert line.startswith(f"ppcmi, seed 0: {OTHER_RULE}, Dice 0.8")
     assert runs[0]["methods"]["ppcmi"][REPEATED][-1]["rule"] == RULE
+
+
+def test_networks_that_are_scored_by_another_rule_keep_what_is_known_of_other_trainings(
+    tmp_path: Path,
+) -> None:
+    made = plan()
+    write_run(made, tmp_path / "old", {"ppcmi": 0.0})
+    runs = collect("name", made, tmp_path / "old", [], quiet)["runs"]
+    known = {"seconds": 50.0, "dice": 0.61, "largest_difference": 0.1, "environment": {}}
+    runs[0]["methods"]["ppcmi"][REPEATED] = [known]
+    runs[0]["calibration"] = RULE_OF_IMAGES
+    write_run(made, tmp_path / "new", {"ppcmi": 0.03})
+    lines: list[str] = []
+    (record,) = collect("name", made, tmp_path / "new", runs, lines.append)["runs"]
+    assert lines == ["replaced: one, seed 0, ppcmi"]
+    # How far the other training is from today's scores, nothing says; and the same training is no other one.
+    entry = known | {"rule": RULE_OF_IMAGES, "largest_difference": None}
+    assert record["methods"]["ppcmi"][REPEATED] == [entry]
+    # The other training at today's rule stands beside it, once however often it is compared.
+    train_again(made, tmp_path / "again", 0.05, seconds=50.0, variant="one", method="ppcmi")
+    for _ in range(2):
+        compare_repeats(made, [record], tmp_path / "again")
+    assert [entry["rule"] for entry in record["methods"]["ppcmi"][REPEATED]] == [RULE_OF_IMAGES, RULE]
+
+
+def test_a_variant_that_answers_otherwise_tells_its_own_repetitions(tmp_path: Path) -> None:
+    coarse = {"name": "coarse", "settings": {"bits_up": 2}, "networks_from": "one"}
+    made = plan(variants=[{"name": "one"}, coarse, coarse | {"name": "again"}])
+    for variant, dice in (("one", 0.61), ("coarse", 0.58), ("again", 0.58)):
+        write_run(made, tmp_path, {"ppcmi": dice - 0.8}, variant=variant)
+    result = collect("name", made, tmp_path, [], quiet)
+    for record, dice in zip(result["runs"], (0.62, 0.57, 0.57), strict=True):
+        record["methods"]["ppcmi"][REPEATED] = [{"seconds": 50.0, "dice": dice, "largest_difference": None}]
+    listed = "another Dice: PPCMI (ours) (seed 0) 0.620; PPCMI (ours) of `coarse` (seed 0) 0.570.\n"
+    assert listed in tables.page([result])
 
 
 def test_a_record_that_is_no_longer_planned_is_passed_over(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import pytest
 from experiment_runs import SHIFTS, dice_of, plan, quiet, write_run
 from scipy.stats import wilcoxon
 
+from ppcmi_fast.errors import ConfigError
 from ppcmi_fast.experiments import tables
 from ppcmi_fast.experiments.collect import collect
 from ppcmi_fast.experiments.figures import curves_of, draw
@@ -182,6 +183,14 @@ def test_variants_are_compared_with_the_first(tmp_path: Path) -> None:
     sites = copy.deepcopy(result)
     sites["figure"]["x"] = "reading.sites"
     draw(sites, tmp_path / "sites.png")
+    sites["figure"]["split"] = "bits_up"
+    # As it was before there was such a setting.
+    del sites["runs"][0]["settings"]["bits_up"]
+    draw(sites, tmp_path / "split.png")
+    assert (tmp_path / "split.png").read_bytes() != (tmp_path / "sites.png").read_bytes()
+    sites["runs"][0]["settings"]["no_setting"] = 1
+    with pytest.raises(ConfigError, match="one: expected a record of settings that this version takes"):
+        draw(sites, tmp_path / "split.png")
 
 
 def test_a_setting_splits_the_variants_into_curves(tmp_path: Path) -> None:

@@ -70,6 +70,14 @@ def test_every_experiment_file_is_planned(path: Path, tmp_path: Path) -> None:
         ),
         ('title = "t"\nquestion = "q"\ndata = "d"\n[[variants]]\nname = "A b"', "expected names of a-z"),
         (
+            '[figure]\nx = "sites"\nlabel = "l"',
+            "figure.x: Value error, expected the dotted name of a setting .* got 'sites'",
+        ),
+        (
+            '[figure]\nx = "payload"\nlabel = "l"\nsplit = "payload"',
+            "figure.split: Value error, expected .* got 'payload'",
+        ),
+        (
             'title = "t"\nquestion = "q"\ndata = "d"\n[[variants]]\nname = "a"\nnetworks_from = "b"',
             "expected a variant before it, got 'b'",
         ),

@@ -8,7 +8,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ppcmi_fast.errors import ConfigError
+from ppcmi_fast.experiments.plan import PAYLOAD
+from ppcmi_fast.experiments.records import settings_of
 from ppcmi_fast.experiments.variants import DICE, Variant, variants_of
+from ppcmi_fast.federation.config import setting_of
 from ppcmi_fast.report.figures import class_colour, image_dice
 from ppcmi_fast.report.runfolder import Examples, load_examples, method_order, method_title
 
@@ -37,14 +40,17 @@ def _save(figure: Figure, path: Path, dpi: int = 110) -> None:
 
 
 def _setting(variant: Variant, name: str) -> Any:
-    value: Any = variant.records[0]["settings"]
-    for part in name.split("."):
-        value = value[part]
-    return value
+    """Of the variant's records, as it was done then where they are of before there was such a setting."""
+    config = settings_of(variant.records[0])
+    if config is None:
+        raise ConfigError(
+            f"{variant.name}: expected a record of settings that this version takes; run it again"
+        )
+    return setting_of(config, name)
 
 
 def _x(variant: Variant, name: str) -> float:
-    return float(variant.payload if name == "payload" else _setting(variant, name))
+    return float(variant.payload if name == PAYLOAD else _setting(variant, name))
 
 
 def _curve(variant: Variant, method: str, split: str) -> str:
@@ -69,7 +75,7 @@ def draw(result: dict[str, Any], path: Path) -> None:
     """Dice with its interval over the figure's x, a line a method and value of what the figure is split by.
 
     Raises:
-        ConfigError: matplotlib is not installed.
+        ConfigError: matplotlib is not installed, or a record is of settings that this version does not take.
     """
     plan = result["figure"]
     figure = _new_figure(6.4, 4.2)
@@ -84,7 +90,7 @@ def draw(result: dict[str, Any], path: Path) -> None:
             known = [pair for pair in intervals if pair is not None]
             if known and len(known) == len(intervals):
                 axes.fill_between(x, [low for low, _ in known], [high for _, high in known], alpha=0.15)
-    if plan["x"] == "payload":
+    if plan["x"] == PAYLOAD:
         axes.set_xscale("log")
     axes.set(xlabel=plan["label"], ylabel="Dice, held-out subjects", title=result["title"])
     axes.grid(True, alpha=0.25)

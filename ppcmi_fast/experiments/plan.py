@@ -11,14 +11,24 @@ from inspect import signature
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from ppcmi_fast.data.phantom import MODALITIES, NATIVE_KINDS, write_native, write_phantom
 from ppcmi_fast.errors import ConfigError
 from ppcmi_fast.experiments.reuse import EVALUATION
-from ppcmi_fast.federation.config import RunConfig, changed_settings, read_toml
+from ppcmi_fast.federation.config import RunConfig, changed_settings, read_toml, setting_of
 
 PHANTOM = "phantom:"
+# What a figure may have on its x axis that is no setting.
+PAYLOAD = "payload"
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")
 # What may differ from the run whose networks are taken over: how answers are sent, measured and compared.
 ANSWERS = ("bits_up", "bits_down", *EVALUATION)
@@ -81,6 +91,16 @@ class Figure(_Section):
     label: str
     methods: tuple[str, ...] = ("ppcmi",)
     split: str = ""
+
+    @field_validator("x", "split")
+    @classmethod
+    def _is_a_setting(cls, name: str, info: ValidationInfo) -> str:
+        if name != (PAYLOAD if info.field_name == "x" else ""):
+            try:
+                setting_of(RunConfig.build({"data": "data"}), name)
+            except ConfigError as error:
+                raise ValueError(str(error)) from None
+        return name
 
 
 class Plan(_Section):

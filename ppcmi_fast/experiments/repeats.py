@@ -78,8 +78,9 @@ def compare_repeats(plan: Plan, runs: Sequence[dict[str, Any]], out: Path) -> li
                         " with --overwrite, or leave its folder out of --out"
                     )
                 entry = _entry(facts, other, name)
-                _note(facts, [entry])
-                lines[f"{name}, seed {run.seed}: {_difference(entry)}"] = None
+                _note(facts, [entry], threshold_rule(record))
+                rule = "" if _of_rule(entry, threshold_rule(record)) else f"{OTHER_RULE}, "
+                lines[f"{name}, seed {run.seed}: {rule}{_difference(entry)}"] = None
     return list(lines)
 
 
@@ -97,31 +98,37 @@ def keep_repeats(record: dict[str, Any], before: dict[str, Any], run: PlannedRun
     replaced = []
     for name, facts in record["methods"].items():
         known = before["methods"].get(name, facts)
-        entries = known.get(REPEATED, [])
+        entries = _kept_repeats(before, name) if name in before["methods"] else []
         if any(known[key] != facts[key] for key in ("seconds", "scores")):
             replaced.append(name)
-            again = subjects_of(known["scores"]) == subjects_of(facts["scores"])
-            again = again and _is_trained_twice(before, record, name, run)
-            entries = _repeats_of_replaced(facts, before, name) if again else []
+            alike = subjects_of(known["scores"]) == subjects_of(facts["scores"])
+            if alike and _is_trained_twice(before, record, name, run):
+                entries = [*_repeats_of_replaced(facts, before, name), _entry(facts, before, name)]
+            elif alike and _is_scored_by_another_rule(before, record, name, run):
+                entries = _repeats_of_replaced(facts, before, name)
+            else:
+                entries = []
         if entries:
-            _note(facts, entries)
+            _note(facts, entries, threshold_rule(record))
     return replaced
 
 
-def _note(facts: dict[str, Any], entries: Sequence[dict[str, Any]]) -> None:
-    """Add repetitions to those that a method has, a training once."""
-    facts[REPEATED] = list(
-        {entry["seconds"]: entry for entry in [*facts.get(REPEATED, []), *entries]}.values()
-    )
+def _note(facts: dict[str, Any], entries: Sequence[dict[str, Any]], rule: str) -> None:
+    """Add repetitions to those that a method of a rule has, a training once for each rule of its thresholds."""
+    every = [*facts.get(REPEATED, []), *entries]
+    facts[REPEATED] = list({(entry["seconds"], entry.get("rule", rule)): entry for entry in every}.values())
+
+
+def _kept_repeats(record: dict[str, Any], method: str) -> list[dict[str, Any]]:
+    """Those of a method of a record, which say by which rule they are."""
+    return [_rule(record, method) | entry for entry in record["methods"][method].get(REPEATED, [])]
 
 
 def _repeats_of_replaced(facts: dict[str, Any], before: dict[str, Any], method: str) -> list[dict[str, Any]]:
-    """What was kept of a method, and its repetitions, as those of what has taken its place."""
-    replaced, mean = _entry(facts, before, method), _mean(facts["scores"])
-    known = before["methods"][method].get(REPEATED, [])
-    rule = _rule(before, method)
-    beside = (rule | _beside(entry, replaced["largest_difference"], mean) for entry in known)
-    return [*(entry for entry in beside if entry["seconds"] != facts["seconds"]), replaced]
+    """The repetitions that were kept of a method, as those of what has taken its place."""
+    gap, mean = _entry(facts, before, method)["largest_difference"], _mean(facts["scores"])
+    beside = (_beside(entry, gap, mean) for entry in _kept_repeats(before, method))
+    return [entry for entry in beside if entry["seconds"] != facts["seconds"]]
 
 
 def _beside(entry: dict[str, Any], gap: float, mean: float) -> dict[str, Any]:
@@ -142,12 +149,28 @@ def _is_trained_twice(one: dict[str, Any], two: dict[str, Any], method: str, run
     What was taken over has the seconds of its training as well. Of ours only what answers is asked for, by whatever
     rule its thresholds were chosen.
     """
-    records = (one, two)
     if method == OURS:
-        alike = all(OURS in record["methods"] and same_ours(record, run) for record in records)
+        alike = _are_ours(one, two, run)
     else:
-        alike = not method.startswith(OURS) and all(serves(record, method, run) for record in records)
-    return alike and one["methods"][method]["seconds"] != two["methods"][method]["seconds"]
+        alike = not method.startswith(OURS) and all(serves(record, method, run) for record in (one, two))
+    return alike and not _is_one_training(one, two, method)
+
+
+def _is_scored_by_another_rule(
+    one: dict[str, Any], two: dict[str, Any], method: str, run: PlannedRun
+) -> bool:
+    """Whether a method is ours of one training, at thresholds that two records chose by different rules."""
+    ours = method == OURS and _are_ours(one, two, run)
+    return ours and _is_one_training(one, two, method) and threshold_rule(one) != threshold_rule(two)
+
+
+def _are_ours(one: dict[str, Any], two: dict[str, Any], run: PlannedRun) -> bool:
+    return all(OURS in record["methods"] and same_ours(record, run) for record in (one, two))
+
+
+def _is_one_training(one: dict[str, Any], two: dict[str, Any], method: str) -> bool:
+    seconds: tuple[float, float] = one["methods"][method]["seconds"], two["methods"][method]["seconds"]
+    return seconds[0] == seconds[1]
 
 
 def _entry(facts: dict[str, Any], record: dict[str, Any], method: str) -> dict[str, Any]:
@@ -169,6 +192,12 @@ def _rule(record: dict[str, Any], method: str) -> dict[str, str]:
     return {"rule": threshold_rule(record)} if method == OURS else {}
 
 
+def _of_rule(entry: dict[str, Any], rule: str) -> bool:
+    """Whether a repetition is at thresholds of a rule; one that knows none is of its record's."""
+    known: str = entry.get("rule", rule)
+    return known == rule
+
+
 def _mean(rows: Sequence[Sequence[Any]]) -> float:
     return round(float(Held.of({0: rows}).mean(_dice(rows)).mean()), DECIMALS)
 
@@ -181,8 +210,8 @@ def _difference(entry: dict[str, Any]) -> str:
 def _told(entries: Sequence[dict[str, Any]], record: dict[str, Any]) -> str:
     """Their Dice, first those at thresholds of the record's own rule."""
     own = threshold_rule(record)
-    alike = [f"{entry['dice']:.3f}" for entry in entries if entry.get("rule", own) == own]
-    others = [f"{entry['dice']:.3f}" for entry in entries if entry.get("rule", own) != own]
+    alike = [f"{entry['dice']:.3f}" for entry in entries if _of_rule(entry, own)]
+    others = [f"{entry['dice']:.3f}" for entry in entries if not _of_rule(entry, own)]
     told = [", ".join(alike)] if alike else []
     return ", and ".join([*told, f"{OTHER_RULE} {', '.join(others)}"] if others else told)
 
@@ -191,16 +220,17 @@ def repeats_of(result: dict[str, Any]) -> list[str]:
     """What the page says of them, by method; nothing where nothing was trained anew."""
     same: dict[str, dict[int, None]] = {}
     other: dict[str, None] = {}
-    told = set()
+    told: set[tuple[str, int, str]] = set()
     first = next((record["variant"] for record in result["runs"]), "")
     for record in result["runs"]:
         variant, seed = record["variant"], record["seed"]
         for name, facts in record["methods"].items():
             entries = facts.get(REPEATED, [])
-            # What variants share is told of the first.
-            if not entries or (name, seed, facts["seconds"]) in told:
+            # What variants share is told of the first; one that answers otherwise has entries of its own.
+            shared = (name, seed, repr([(entry["seconds"], entry["dice"]) for entry in entries]))
+            if not entries or shared in told:
                 continue
-            told.add((name, seed, facts["seconds"]))
+            told.add(shared)
             title = method_title(name, record["settings"]) + ("" if variant == first else f" of `{variant}`")
             changed = _told([entry for entry in entries if entry["largest_difference"] != 0], record)
             if changed:

@@ -378,6 +378,20 @@ def changed_settings(before: RunConfig, now: RunConfig, leave_out: Sequence[str]
     return [f"{key}: {then} -> {now}" for key, (then, now) in both.items() if then != now]
 
 
+def setting_of(config: RunConfig, name: str) -> Any:
+    """The value of a setting by its dotted name.
+
+    Raises:
+        ConfigError: there is none of that name.
+    """
+    known = _flat(config.model_dump(mode="json"))
+    if name not in known:
+        raise ConfigError(
+            f"expected the dotted name of a setting such as codec.rounds, got {name!r}; correct it"
+        )
+    return known[name]
+
+
 def _flat(nested: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for key, value in nested.items():
