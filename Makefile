@@ -76,13 +76,13 @@ smoke: setup
 	  --set mapper.steps=4 --set mapper.views=1 --set baselines.images=64
 	test -s build/smoke/run/metrics.json && test -s build/smoke/run/report.html
 
-# Every experiment end to end on phantoms, with next to no training; each in a folder of its own, two at a time. What
-# passes leaves nothing: together they fill 16 GB.
+# Every experiment end to end on phantoms, with next to no training, a few in a process and two processes at a time. What
+# passes leaves nothing: together they fill many gigabytes.
 experiments-smoke: setup
-	rm -rf build/experiments
-	ls experiments/*.toml | $(TEST_ENV) xargs -P 2 -I PLAN \
-	  sh -c 'out=build/experiments/$$(basename PLAN .toml); \
-	    $(BIN)/ppcmi experiment run PLAN --smoke --out $$out && rm -r $$out'
+	rm -rf build/experiments && mkdir -p build/experiments
+	ls experiments/*.toml | $(TEST_ENV) xargs -P 2 -n 4 \
+	  sh -c 'out=$$(mktemp -d build/experiments/XXXXXX) && \
+	    $(BIN)/ppcmi experiment run "$$@" --smoke --out $$out && rm -r $$out' experiments-smoke
 
 bench: setup
 	$(BIN)/ppcmi bench klt $(BENCH_ARGS)

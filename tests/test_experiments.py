@@ -11,11 +11,9 @@ from typing import Any, get_args
 import pytest
 from experiment_runs import PHANTOM, finished, fixed_split, plan
 from tiny_runs import TINY
-from typer.testing import CliRunner
 
 from ppcmi_fast.baselines import METHODS
 from ppcmi_fast.baselines.published import PROFILES
-from ppcmi_fast.cli.app import app
 from ppcmi_fast.errors import ConfigError, DataError, RunError
 from ppcmi_fast.experiments import runner
 from ppcmi_fast.experiments.draws import Draws
@@ -341,37 +339,3 @@ def test_rates_of_one_variant_are_not_the_next_ones(tmp_path: Path) -> None:
 def test_methods_are_known_by_the_same_names_everywhere() -> None:
     assert set(METHODS) == set(get_args(Method)) and set(UNET_METHODS) == set(METHODS) - set(PROFILES)
     assert set(FEDERATED) < set(UNET_METHODS)
-
-
-def test_the_command_runs_lists_and_tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    call = CliRunner().invoke
-    assert call(app, ["experiment", "list"]).exit_code != 0
-    (tmp_path / "experiments").mkdir()
-    settings = "\n".join(f'"{k}" = {json.dumps(v)}' for k, v in TINY.items())
-    (tmp_path / "experiments" / "small.toml").write_text(
-        'title = "T"\nquestion = "Q?"\ndata = "phantom:cardiac"\nrows = true\n'
-        "phantom = { subjects = 3, sites = 2, slices = 1, size = 32 }\n"
-        f'[settings]\n{settings}\n[[variants]]\nname = "one"\n'
-    )
-    assert "small: Q? (1 runs on phantom:cardiac)" in call(app, ["experiment", "list"]).output
-    result = call(app, ["experiment", "run", "small", "--out", "runs"])
-    assert result.exit_code == 0 and "done: runs/small" in result.output
-    assert (
-        "1 runs, 1 of them asked for, 0 to do"
-        in call(app, ["experiment", "run", "small", "--out", "runs"]).output
-    )
-    tabled = ["experiment", "table", "small", "--out", "runs", "--docs", "docs"]
-    result = call(app, tabled)
-    assert result.exit_code == 0, result.output
-    page, rows = (
-        tmp_path / "docs" / name for name in ("experiments_results.md", "figures/experiment_small_rows.png")
-    )
-    assert "## T" in page.read_text()
-    picture, written = rows.read_bytes(), page.read_text()
-    # As while it is run once more: what was kept of it stays, and its picture.
-    for name in ("metrics.json", "examples.npz"):
-        (tmp_path / "runs" / "small" / "one" / "seed-0" / name).unlink()
-    result = call(app, tabled)
-    assert result.exit_code == 0, result.output
-    assert page.read_text() == written and rows.read_bytes() == picture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Annotated
 
@@ -43,38 +44,54 @@ def list_experiments() -> None:
 
 @app.command()
 def run(
-    name: Annotated[str, typer.Argument(metavar="NAME|FILE")],
+    names: Annotated[list[str], typer.Argument(metavar="NAME|FILE...")],
     out: OUT = DEFAULT_OUT,
     smoke: Annotated[
         bool, typer.Option("--smoke", help="Tiny runs on phantoms: that all of it works.")
     ] = False,
     only: Annotated[
-        list[str] | None, typer.Option(help="A variant to run, * and ? standing for others; may be repeated.")
+        list[str] | None,
+        typer.Option(
+            help="A variant to run, * and ? standing for others; may be repeated. Of one experiment."
+        ),
     ] = None,
-    seed: Annotated[list[int] | None, typer.Option(help="A seed to run; may be repeated.")] = None,
+    seed: Annotated[
+        list[int] | None, typer.Option(help="A seed to run; may be repeated. Of one experiment.")
+    ] = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace runs of other settings or subjects than now.")
     ] = False,
     max_minutes: Annotated[float, typer.Option(min=0, help="Stop then; the same command goes on.")] = 0.0,
 ) -> None:
-    """Make the runs of an experiment that are not made yet; what was interrupted goes on."""
+    """Make the runs of experiments that are not made yet; what was interrupted goes on."""
     from ppcmi_fast.experiments.plan import load_plan
     from ppcmi_fast.experiments.runner import run_experiment
 
-    path = _file(name)
-    folder = out / (f"{path.stem}-smoke" if smoke else path.stem)
-    done = run_experiment(
-        load_plan(path),
-        folder,
-        smoke=smoke,
-        only=only or (),
-        seeds=seed or (),
-        overwrite=overwrite,
-        max_minutes=max_minutes,
-        console=Console(),
-        tell=lambda line: typer.echo(line),
-    )
-    typer.echo(f"done: {folder}" if done else f"not done yet: {folder}")
+    if len(names) > 1 and (only or seed):
+        raise ConfigError(
+            f"--{'only' if only else 'seed'}: expected one experiment with it, got {len(names)};"
+            " name one, or leave it out"
+        )
+    paths = [_file(name) for name in names]
+    plans = [load_plan(path) for path in paths]
+    began = time.monotonic()
+    for path, plan in zip(paths, plans, strict=True):
+        folder = out / (f"{path.stem}-smoke" if smoke else path.stem)
+        left = max_minutes - (time.monotonic() - began) / 60
+        done = False
+        if left > 0 or not max_minutes:
+            done = run_experiment(
+                plan,
+                folder,
+                smoke=smoke,
+                only=only or (),
+                seeds=seed or (),
+                overwrite=overwrite,
+                max_minutes=left if max_minutes else 0.0,
+                console=Console(),
+                tell=lambda line: typer.echo(line),
+            )
+        typer.echo(f"done: {folder}" if done else f"not done yet: {folder}")
 
 
 @app.command()
