@@ -1,14 +1,18 @@
-"""Ctrl-C between two units of work instead of inside one, so that what is saved is whole."""
+"""Ctrl-C, or a batch system's wish, between two units of work instead of inside one, so that what is saved is whole."""
 
 from __future__ import annotations
 
 import signal
 import threading
 from types import FrameType, TracebackType
+from typing import Any
+
+# What a batch system sends before it ends a job is asked for like Ctrl-C.
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class DeferredInterrupt:
-    """Within the block, the first SIGINT only sets `requested`; a second one interrupts at once.
+    """Within the block, the first SIGINT or SIGTERM only sets `requested`; a second one interrupts at once.
 
     The loop asks `requested` between its units of work, saves, and calls `stop`. Outside the main thread, where
     Python delivers no signals, nothing changes.
@@ -16,23 +20,21 @@ class DeferredInterrupt:
 
     def __init__(self) -> None:
         self.requested = False
-        self._active = False
-        self._previous: object = None
+        self._previous: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> DeferredInterrupt:
-        # A process started to ignore SIGINT (nohup, a background job) goes on ignoring it.
-        ignored = signal.getsignal(signal.SIGINT) is signal.SIG_IGN
-        if threading.current_thread() is threading.main_thread() and not ignored:
-            self._previous = signal.signal(signal.SIGINT, self._note)
-            self._active = True
+        if threading.current_thread() is threading.main_thread():
+            for number in SIGNALS:
+                # A process started to ignore one (nohup, a background job) goes on ignoring it.
+                if signal.getsignal(number) is not signal.SIG_IGN:
+                    self._previous[number] = signal.signal(number, self._note)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._active:
-            signal.signal(signal.SIGINT, self._previous)  # type: ignore[arg-type]
-            self._active = False
+        while self._previous:
+            signal.signal(*self._previous.popitem())
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         if self.requested:

@@ -42,7 +42,9 @@ def test_training_reduces_the_loss() -> None:
     assert not net.training
 
 
-def test_resumed_run_makes_the_same_weights(tmp_path: Path) -> None:
+@pytest.mark.parametrize("asked", [signal.SIGINT, signal.SIGTERM])
+def test_resumed_run_makes_the_same_weights(tmp_path: Path, asked: signal.Signals) -> None:
+    before = signal.getsignal(asked)
     settings = FitSettings(40, 1e-2, validate_every=10)
     whole = make_net()
     Fit(whole, loss_of(whole), settings).run()
@@ -55,14 +57,14 @@ def test_resumed_run_makes_the_same_weights(tmp_path: Path) -> None:
         nonlocal calls
         calls += 1
         if calls == 17:
-            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(asked)
         return base(generator)
 
     path = tmp_path / "fit.safetensors"
     with pytest.raises(KeyboardInterrupt):
         Fit(broken, interrupted, settings, checkpoint=path).run()
     assert load_checkpoint(path)[1].step == 17
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(asked) is before
 
     fresh = make_net()
     Fit(fresh, loss_of(fresh), settings, checkpoint=path).run()
