@@ -7,7 +7,7 @@ from rich.text import Text
 
 from ppcmi_fast import environment as env
 
-_REINSTALL = "pip install --force-reinstall --no-deps ppcmi-fast"
+_REINSTALL = "pip install --force-reinstall --no-deps ."
 
 
 def _line(console: Console, name: str, value: str, style: str = "") -> None:
@@ -25,12 +25,12 @@ def _kernel_state(loaded: dict[str, bool], cuda: bool) -> list[tuple[str, str, s
     cpu = (
         f"present, running {_instruction_set()}"
         if cpu_ok
-        else f'missing; ops need backend="torch"; cure: {_REINSTALL} (needs a C++ compiler)'
+        else f'missing; ops need backend="torch"; cure, in the checkout: {_REINSTALL} (needs a C++ compiler)'
     )
     if loaded["_cuda"]:
         gpu, style = "present", "green"
     elif cuda:
-        gpu, style = f"missing; cure, where nvcc is: {_REINSTALL} -C cmake.define.PPCMI_CUDA=ON", "yellow"
+        gpu, style = f"missing; cure, in the checkout where nvcc is: {_REINSTALL} -C cmake.define.PPCMI_CUDA=ON", "yellow"
     else:
         gpu, style = "missing; not needed, torch sees no CUDA device", ""
     return [("CPU kernels", cpu, "green" if cpu_ok else "yellow"), ("CUDA kernels", gpu, style)]
