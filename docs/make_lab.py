@@ -101,8 +101,8 @@ def page(results: dict[str, dict[str, Any]]) -> str:
         "# Tried on finished runs",
         "",
         "Made by `python docs/make_lab.py` from `docs/results/lab/`; do not edit by hand. Ideas and questions that are"
-        " measured on finished runs. Weights of mask codes, thresholds and views are settings of the package; refinement and"
-        " supervision at every scale are no part of it, and sizes of structures are only measured."
+        " measured on finished runs. Weights of mask codes, thresholds and views are settings of the package;"
+        " refinement and supervision at every scale are no part of it, and sizes of structures are only measured."
         " Dice is the mean over sites of the likeliest classes' on their images; points are the difference from the"
         " first line of a run, unless its section says another, with its 95 % bootstrap interval and the p of a"
         " signed-rank test over subjects."

@@ -30,7 +30,10 @@ def _kernel_state(loaded: dict[str, bool], cuda: bool) -> list[tuple[str, str, s
     if loaded["_cuda"]:
         gpu, style = "present", "green"
     elif cuda:
-        gpu, style = f"missing; cure, in the checkout where nvcc is: {_REINSTALL} -C cmake.define.PPCMI_CUDA=ON", "yellow"
+        gpu, style = (
+            f"missing; cure, in the checkout where nvcc is: {_REINSTALL} -C cmake.define.PPCMI_CUDA=ON",
+            "yellow",
+        )
     else:
         gpu, style = "missing; not needed, torch sees no CUDA device", ""
     return [("CPU kernels", cpu, "green" if cpu_ok else "yellow"), ("CUDA kernels", gpu, style)]

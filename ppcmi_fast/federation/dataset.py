@@ -63,8 +63,8 @@ def check_dataset(dataset: Dataset) -> None:
     sites = {record.site for record in dataset.records}
     if len(sites) < 2:
         raise DataError(
-            f"{dataset.root}: expected at least 2 sites, got {sorted(sites)}; a federation needs several - name them in the"
-            " manifest's column 'site' (in sites.csv beside a published set), or set reading.partition=iid"
+            f"{dataset.root}: expected at least 2 sites, got {sorted(sites)}; a federation needs several - name them in"
+            " the manifest's column 'site' (in sites.csv beside a published set), or set reading.partition=iid"
         )
     # Keys lie in keys/SITE.key and keys/federation.key, also where file names ignore case.
     taken = [site for site in sites if site.casefold() == "federation"]
