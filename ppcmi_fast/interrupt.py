@@ -12,7 +12,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class DeferredInterrupt:
-    """Within the block, the first SIGINT or SIGTERM only sets `requested`; a second one interrupts at once.
+    """Within the block, the first SIGINT or SIGTERM only sets `requested`; a SIGINT after it interrupts at once.
 
     The loop asks `requested` between its units of work, saves, and calls `stop`. Outside the main thread, where
     Python delivers no signals, nothing changes.
@@ -25,8 +25,9 @@ class DeferredInterrupt:
     def __enter__(self) -> DeferredInterrupt:
         if threading.current_thread() is threading.main_thread():
             for number in SIGNALS:
-                # A process started to ignore one (nohup, a background job) goes on ignoring it.
-                if signal.getsignal(number) is not signal.SIG_IGN:
+                # A process started to ignore one (a shell's background job) goes on ignoring it; and a handler that
+                # Python did not set could not be put back.
+                if signal.getsignal(number) not in (signal.SIG_IGN, None):
                     self._previous[number] = signal.signal(number, self._note)
         return self
 
@@ -37,7 +38,8 @@ class DeferredInterrupt:
             signal.signal(*self._previous.popitem())
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        if self.requested:
+        # A batch system may ask twice, once the process and once its group.
+        if self.requested and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.requested = True
 

@@ -38,9 +38,14 @@ def _connect_locally(self: socket.socket, address: Any) -> None:
 @pytest.fixture(scope="session", autouse=True)
 def _interrupts_arrive() -> Iterator[None]:
     # A test run in the background of a shell ignores SIGINT, and so would the commands that the tests start.
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    defaults: dict[signal.Signals, Any] = {
+        signal.SIGINT: signal.default_int_handler,
+        signal.SIGTERM: signal.SIG_DFL,
+    }
+    before = {number: signal.signal(number, handler) for number, handler in defaults.items()}
     yield
-    signal.signal(signal.SIGINT, before)
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture(scope="session", autouse=True)

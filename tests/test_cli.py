@@ -213,7 +213,8 @@ def test_interrupt_says_how_to_go_on(calls: Calls, data: Path, tmp_path: Path) -
     assert calls.last["out"] == out
 
 
-def test_ctrl_c_of_the_real_process(tmp_path: Path) -> None:
+@pytest.mark.parametrize("asked", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_of_the_real_process(tmp_path: Path, asked: signal.Signals) -> None:
     code = (
         "import sys, time, types\n"
         "run = types.ModuleType('ppcmi_fast.federation.run')\n"
@@ -229,7 +230,7 @@ def test_ctrl_c_of_the_real_process(tmp_path: Path) -> None:
     ) as process:
         assert process.stdout is not None
         assert process.stdout.readline().strip() == "training"
-        process.send_signal(signal.SIGINT)
+        process.send_signal(asked)
         _, errors = process.communicate(timeout=30)
     assert process.returncode == 130, errors
     assert "--resume" in errors

@@ -16,10 +16,11 @@ from ppcmi_fast.errors import ConfigError
 from ppcmi_fast.experiments import runner
 
 
-def write_plan(root: Path, name: str) -> None:
-    """A plan of one tiny run on a phantom, in the folder of experiments."""
+def write_plan(root: Path, name: str, **changes: Any) -> None:
+    """A plan of one tiny run on a phantom, in the folder of experiments; `changes` replace what it says."""
     (root / "experiments").mkdir(exist_ok=True)
-    made = plan(title="T", question="Q?", rows=True).model_dump(mode="json", exclude_none=True)
+    values = {"title": "T", "question": "Q?", "rows": "data" not in changes, **changes}
+    made = plan(**values).model_dump(mode="json", exclude_none=True)
     (root / "experiments" / f"{name}.toml").write_text(tomli_w.dumps(made))
 
 
@@ -73,7 +74,8 @@ def test_several_experiments_run_one_after_another(tmp_path: Path, monkeypatch: 
     given.clear()
     result = CliRunner().invoke(app, [*run, "--max-minutes", "7"])
     assert given == [("small", 7.0), ("other", 3.0)]
-    assert result.output.splitlines() == ["done: runs/small", "done: runs/other", "not done yet: runs/third"]
+    said = [line for line in result.output.splitlines() if "runs/" in line]
+    assert said == ["done: runs/small", "done: runs/other", "not begun: runs/third"]
 
 
 def test_what_is_wrong_with_one_of_several_is_said_before_any_is_run(
@@ -83,8 +85,16 @@ def test_what_is_wrong_with_one_of_several_is_said_before_any_is_run(
     monkeypatch.setattr(runner, "run_experiment", lambda *_, **__: pytest.fail("an experiment was run"))
     for name in ("small", "other"):
         write_plan(tmp_path, name)
+    for name, changes in (("nowhere", {"data": "$NOWHERE/x"}), ("wrong", {"settings": {"codec.round": 1}})):
+        write_plan(tmp_path, name, **changes)
     for options, message in (
         (["nothing"], "expected an experiment file, found none"),
+        (["nowhere"], "data: expected a data set's folder"),
+        (["wrong"], "codec.round"),
+        (
+            ["experiments/small.toml"],
+            "expected experiments of different names, got experiments/small.toml, exp",
+        ),
         (["other", "--only", "one"], "--only: expected one experiment with it, got 2"),
         (["other", "--seed", "0"], "--seed: expected one experiment with it, got 2"),
     ):

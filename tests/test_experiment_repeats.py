@@ -300,6 +300,13 @@ def test_a_variant_that_answers_otherwise_tells_its_own_repetitions(tmp_path: Pa
         record["methods"]["ppcmi"][REPEATED] = [{"seconds": 50.0, "dice": dice, "largest_difference": None}]
     listed = "another Dice: PPCMI (ours) (seed 0) 0.620; PPCMI (ours) of `coarse` (seed 0) 0.570.\n"
     assert listed in tables.page([result])
+    # So do the lines of the command.
+    train_again(made, tmp_path / "again", -0.2, variant="one", method="ppcmi")
+    lines = compare_repeats(made, result["runs"], tmp_path / "again")
+    assert [line.split(":")[0] for line in lines] == ["ppcmi, seed 0"]
+    train_again(made, tmp_path / "again", -0.3, variant="coarse", method="ppcmi")
+    lines = compare_repeats(made, result["runs"], tmp_path / "again")
+    assert [line.split(":")[0] for line in lines] == ["ppcmi, seed 0", "ppcmi of coarse, seed 0"]
 
 
 def test_a_record_that_is_no_longer_planned_is_passed_over(tmp_path: Path) -> None:

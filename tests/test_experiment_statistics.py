@@ -186,6 +186,8 @@ def test_variants_are_compared_with_the_first(tmp_path: Path) -> None:
     sites["figure"]["split"] = "bits_up"
     # As it was before there was such a setting.
     del sites["runs"][0]["settings"]["bits_up"]
+    curves = curves_of(variants_of(sites), "ppcmi", "bits_up")
+    assert list(curves) == ["PPCMI (ours), bits_up 4", "PPCMI (ours), bits_up 2"]
     draw(sites, tmp_path / "split.png")
     assert (tmp_path / "split.png").read_bytes() != (tmp_path / "sites.png").read_bytes()
     sites["runs"][0]["settings"]["no_setting"] = 1

@@ -72,6 +72,10 @@ def test_every_experiment_file_is_planned(path: Path, tmp_path: Path) -> None:
             "figure.x: Value error, expected the dotted name of a setting .* got 'sites'",
         ),
         (
+            '[figure]\nx = "codec.channels"\nlabel = "l"',
+            r"figure.x: Value error, expected a setting whose value is a number, got 'codec.channels', which is \[",
+        ),
+        (
             '[figure]\nx = "payload"\nlabel = "l"\nsplit = "payload"',
             "figure.split: Value error, expected .* got 'payload'",
         ),

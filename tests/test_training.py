@@ -118,6 +118,13 @@ def test_a_second_interrupt_does_not_wait() -> None:
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
+def test_a_batch_system_may_ask_twice() -> None:
+    with DeferredInterrupt() as interrupt:
+        for _ in range(2):
+            signal.raise_signal(signal.SIGTERM)
+        assert interrupt.requested
+
+
 def test_best_weights_are_kept_and_patience_stops() -> None:
     net = make_net()
     values = iter([0.1, 0.9, 0.3, 0.2, 0.1, 0.0])
@@ -163,12 +170,24 @@ def test_learning_rate_rises_then_falls_to_zero() -> None:
     assert factors[5:] == sorted(factors[5:], reverse=True)
 
 
-def test_a_process_that_ignores_interrupts_goes_on_ignoring_them() -> None:
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+@pytest.mark.parametrize("ignored", [signal.SIGINT, signal.SIGTERM])
+def test_a_process_that_ignores_a_signal_goes_on_ignoring_it(ignored: signal.Signals) -> None:
+    (other,) = {signal.SIGINT, signal.SIGTERM} - {ignored}
+    before = signal.signal(ignored, signal.SIG_IGN)
     try:
         with DeferredInterrupt() as interrupt:
-            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(ignored)
             assert not interrupt.requested
-        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+            signal.raise_signal(other)
+            assert interrupt.requested
+        assert signal.getsignal(ignored) is signal.SIG_IGN
     finally:
-        signal.signal(signal.SIGINT, before)
+        signal.signal(ignored, before)
+
+
+def test_a_handler_that_python_did_not_set_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(signal, "getsignal", lambda number: None)
+    with DeferredInterrupt():
+        monkeypatch.undo()
+        assert signal.getsignal(signal.SIGTERM) is before

@@ -1,4 +1,4 @@
-"""How a command ends: one line and exit code 2 for mistakes, 130 for Ctrl-C, a traceback for our bugs."""
+"""How a command ends: one line and exit code 2 for mistakes, 130 for Ctrl-C and SIGTERM, a traceback for our bugs."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Group(TyperGroup):
 
 @contextmanager
 def resumable(command: str) -> Iterator[None]:
-    """On Ctrl-C say which command goes on where this one stopped."""
+    """On Ctrl-C or SIGTERM say which command goes on where this one stopped."""
     try:
         yield
     except KeyboardInterrupt:

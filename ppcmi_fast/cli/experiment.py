@@ -64,7 +64,7 @@ def run(
     max_minutes: Annotated[float, typer.Option(min=0, help="Stop then; the same command goes on.")] = 0.0,
 ) -> None:
     """Make the runs of experiments that are not made yet; what was interrupted goes on."""
-    from ppcmi_fast.experiments.plan import load_plan
+    from ppcmi_fast.experiments.plan import data_folder, load_plan, planned_runs
     from ppcmi_fast.experiments.runner import run_experiment
 
     if len(names) > 1 and (only or seed):
@@ -73,24 +73,35 @@ def run(
             " name one, or leave it out"
         )
     paths = [_file(name) for name in names]
-    plans = [load_plan(path) for path in paths]
+    # A folder is known by the experiment's name alone.
+    plans = {path.stem: load_plan(path) for path in paths}
+    if len(plans) < len(paths):
+        raise ConfigError(
+            f"NAME: expected experiments of different names, got {', '.join(map(str, paths))}; name each once"
+        )
+    # What is wrong with the last is said before the first is run.
+    for plan in plans.values():
+        planned_runs(plan, data_folder(plan, out, smoke=smoke), smoke=smoke)
     began = time.monotonic()
-    for path, plan in zip(paths, plans, strict=True):
-        folder = out / (f"{path.stem}-smoke" if smoke else path.stem)
+    for name, plan in plans.items():
+        folder = out / (f"{name}-smoke" if smoke else name)
         left = max_minutes - (time.monotonic() - began) / 60
-        done = False
-        if left > 0 or not max_minutes:
-            done = run_experiment(
-                plan,
-                folder,
-                smoke=smoke,
-                only=only or (),
-                seeds=seed or (),
-                overwrite=overwrite,
-                max_minutes=left if max_minutes else 0.0,
-                console=Console(),
-                tell=lambda line: typer.echo(line),
-            )
+        if max_minutes and left <= 0:
+            typer.echo(f"not begun: {folder}")
+            continue
+        if len(plans) > 1:
+            typer.echo(f"{name}:")
+        done = run_experiment(
+            plan,
+            folder,
+            smoke=smoke,
+            only=only or (),
+            seeds=seed or (),
+            overwrite=overwrite,
+            max_minutes=left if max_minutes else 0.0,
+            console=Console(),
+            tell=lambda line: typer.echo(line),
+        )
         typer.echo(f"done: {folder}" if done else f"not done yet: {folder}")
 
 

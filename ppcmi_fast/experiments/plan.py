@@ -95,11 +95,14 @@ class Figure(_Section):
     @field_validator("x", "split")
     @classmethod
     def _is_a_setting(cls, name: str, info: ValidationInfo) -> str:
-        if name != (PAYLOAD if info.field_name == "x" else ""):
-            try:
-                setting_of(RunConfig.build({"data": "data"}), name)
-            except ConfigError as error:
-                raise ValueError(str(error)) from None
+        if name == (PAYLOAD if info.field_name == "x" else ""):
+            return name
+        try:
+            value = setting_of(RunConfig.build({"data": "data"}), name)
+        except ConfigError as error:
+            raise ValueError(str(error)) from None
+        if info.field_name == "x" and not isinstance(value, (int, float)):
+            raise ValueError(f"expected a setting whose value is a number, got {name!r}, which is {value!r}")
         return name
 
 

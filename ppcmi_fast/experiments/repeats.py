@@ -61,7 +61,8 @@ def compare_repeats(plan: Plan, runs: Sequence[dict[str, Any]], out: Path) -> li
         for run in finished_runs(out)
         if run.config.seed in seeds
     }
-    lines: dict[str, None] = {}
+    lines: dict[tuple[Any, ...], str] = {}
+    first = next((record["variant"] for record in runs), "")
     for record in runs:
         run = planned.get((record["variant"], record["seed"]))
         if run is None:
@@ -80,8 +81,11 @@ def compare_repeats(plan: Plan, runs: Sequence[dict[str, Any]], out: Path) -> li
                 entry = _entry(facts, other, name)
                 _note(facts, [entry], threshold_rule(record))
                 rule = "" if _of_rule(entry, threshold_rule(record)) else f"{OTHER_RULE}, "
-                lines[f"{name}, seed {run.seed}: {rule}{_difference(entry)}"] = None
-    return list(lines)
+                of = "" if run.variant == first else f" of {run.variant}"
+                line = f"{name}{of}, seed {run.seed}: {rule}{_difference(entry)}"
+                # What variants share is told of the first.
+                lines.setdefault((name, run.seed, entry["seconds"], entry["dice"]), line)
+    return list(lines.values())
 
 
 def keep_repeats(record: dict[str, Any], before: dict[str, Any], run: PlannedRun) -> list[str]:
@@ -220,14 +224,14 @@ def repeats_of(result: dict[str, Any]) -> list[str]:
     """What the page says of them, by method; nothing where nothing was trained anew."""
     same: dict[str, dict[int, None]] = {}
     other: dict[str, None] = {}
-    told: set[tuple[str, int, str]] = set()
+    told: set[tuple[Any, ...]] = set()
     first = next((record["variant"] for record in result["runs"]), "")
     for record in result["runs"]:
         variant, seed = record["variant"], record["seed"]
         for name, facts in record["methods"].items():
             entries = facts.get(REPEATED, [])
             # What variants share is told of the first; one that answers otherwise has entries of its own.
-            shared = (name, seed, repr([(entry["seconds"], entry["dice"]) for entry in entries]))
+            shared = (name, seed, *sorted((entry["seconds"], entry["dice"]) for entry in entries))
             if not entries or shared in told:
                 continue
             told.add(shared)

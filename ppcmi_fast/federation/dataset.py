@@ -64,7 +64,7 @@ def check_dataset(dataset: Dataset) -> None:
     if len(sites) < 2:
         raise DataError(
             f"{dataset.root}: expected at least 2 sites, got {sorted(sites)}; a federation needs several - name them in"
-            " the manifest's column 'site' (in sites.csv beside a published set), or set reading.partition=iid"
+            " the manifest's column 'site' (published sets: in their sites.csv), or set reading.partition=iid"
         )
     # Keys lie in keys/SITE.key and keys/federation.key, also where file names ignore case.
     taken = [site for site in sites if site.casefold() == "federation"]
