@@ -19,7 +19,6 @@ from fabricated_run import make_metrics, make_run
 from rich.console import Console
 from typer.testing import CliRunner, Result
 
-from ppcmi_fast import environment as env
 from ppcmi_fast.cli.app import Modality, app
 from ppcmi_fast.cli.table import results_table
 from ppcmi_fast.errors import DataError
@@ -336,23 +335,6 @@ def test_phantom_writes_a_published_layout(tmp_path: Path) -> None:
     assert not other.exists()
 
 
-def test_doctor_tells_and_never_fails(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(env, "extras", lambda: [env.Extra("train", ("monai",), ("monai",))])
-    monkeypatch.setattr(env, "kernels", lambda: {"_cpu": False, "_cuda": False})
-    result = ppcmi("doctor")
-    assert result.exit_code == 0, result.output
-    for part in (
-        "Python",
-        "torch",
-        "ISA",
-        "CUDA",
-        "CPU kernels",
-        'pip install "ppcmi-fast[train]"',
-        "2 to look at",
-    ):
-        assert part in result.stdout, part
-
-
 def test_bench_klt_writes_its_figures(tmp_path: Path) -> None:
     out = tmp_path / "klt.json"
     arguments = ("--batch", 1, "--channels", 16, "--size", 8, "--rounds", 3, "--threads", 1, "--json", out)
@@ -388,36 +370,6 @@ def test_narrow_terminals_cut_no_number(width: int, missing: int) -> None:
     assert ("east" in text) == (not missing) and ("HD95" in text) == (missing < 2 or "HD95, ASD:" in text)
     told = ["", "Dice of each site: report.html", "Dice of each site, HD95, ASD: report.html"][missing]
     assert told in text and ("report.html" in text) == bool(told)
-
-
-def test_environment_explains_numbers_and_names_no_place() -> None:
-    facts = env.describe_environment(threads=3)
-    assert facts["threads"] == 3
-    assert facts["cores"] >= 1
-    assert "torch" in facts["libraries"]
-    text = json.dumps(facts)
-    assert str(Path.home()) not in text
-    assert sys.prefix not in text
-
-
-@pytest.mark.parametrize("name", ["flags", "Features"])
-def test_isa_flags_are_read(tmp_path: Path, name: str) -> None:
-    cpuinfo = tmp_path / "cpuinfo"
-    cpuinfo.write_text(
-        f"processor\t: 0\nmodel name\t: Some CPU\n{name}\t\t: fpu avx2 fma zzz\n\n{name}: none\n"
-    )
-    assert env.cpu_info(cpuinfo) == ("Some CPU", ["fma", "avx2"])
-    assert env.cpu_info(tmp_path / "absent")[1] == []
-
-
-def test_extras_come_from_the_metadata() -> None:
-    lines = [
-        "numpy",
-        'monai>=1.5; extra == "train"',
-        "jinja2 ; extra == 'train'",
-        'ppcmi-fast[train]; extra == "dev"',
-    ]
-    assert env.parse_extras(lines) == {"train": ("monai", "jinja2")}
 
 
 def test_help_is_quick() -> None:
