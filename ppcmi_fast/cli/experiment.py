@@ -79,8 +79,8 @@ def run(
         raise ConfigError(
             f"NAME: expected experiments of different names, got {', '.join(map(str, paths))}; name each once"
         )
-    # What is wrong with the last is said before the first is run.
-    for plan in plans.values():
+    # What is wrong with another is said before the first is run, which says so of itself.
+    for plan in list(plans.values())[1:]:
         planned_runs(plan, data_folder(plan, out, smoke=smoke), smoke=smoke)
     began = time.monotonic()
     for name, plan in plans.items():

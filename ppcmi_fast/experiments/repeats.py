@@ -101,8 +101,10 @@ def keep_repeats(record: dict[str, Any], before: dict[str, Any], run: PlannedRun
     """
     replaced = []
     for name, facts in record["methods"].items():
-        known = before["methods"].get(name, facts)
-        entries = _kept_repeats(before, name) if name in before["methods"] else []
+        known = before["methods"].get(name)
+        if known is None:
+            continue
+        entries = _kept_repeats(before, name)
         if any(known[key] != facts[key] for key in ("seconds", "scores")):
             replaced.append(name)
             alike = subjects_of(known["scores"]) == subjects_of(facts["scores"])
@@ -173,8 +175,7 @@ def _are_ours(one: dict[str, Any], two: dict[str, Any], run: PlannedRun) -> bool
 
 
 def _is_one_training(one: dict[str, Any], two: dict[str, Any], method: str) -> bool:
-    seconds: tuple[float, float] = one["methods"][method]["seconds"], two["methods"][method]["seconds"]
-    return seconds[0] == seconds[1]
+    return bool(one["methods"][method]["seconds"] == two["methods"][method]["seconds"])
 
 
 def _entry(facts: dict[str, Any], record: dict[str, Any], method: str) -> dict[str, Any]:
